@@ -1,0 +1,1 @@
+//! The window contract and its implementations: how redo bytes reach a follower.

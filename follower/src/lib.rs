@@ -1,0 +1,1 @@
+//! The follower: joining a leader, applying its log, being promoted.

@@ -1,0 +1,1 @@
+//! Redis on top of the durable image: index, expiry, data types, commands. Knows no replica.

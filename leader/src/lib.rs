@@ -1,0 +1,1 @@
+//! The leader: what to ship, what is committed, which replies may go.

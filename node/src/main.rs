@@ -1,0 +1,3 @@
+//! The `farkeep` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Bytes to messages and back, without any I/O: RESP, redo records, control messages.

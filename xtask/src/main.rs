@@ -1,0 +1,3 @@
+//! The one door to every developer command.
+
+fn main() {}
