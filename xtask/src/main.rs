@@ -1,3 +1,50 @@
-//! The one door to every developer command.
+//! The one door to every developer's and CI's command: `cargo xtask <door>`.
+//!
+//! The doors hold no logic of their own worth testing; they start cargo, nextest and the binaries with the right
+//! arguments, say what they start and how long it took, and end with the first failure. `xtask` has no dependencies, so
+//! that the first command a newcomer types does not begin with a long build.
 
-fn main() {}
+mod ci;
+mod doors;
+mod phase;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask <door> [arguments]
+
+  setup [demo|test|bench]       install the Debian packages and cargo tools that are missing
+  ci                            everything CI runs, in CI's order
+  sim [--seed N] [--count N]    the simulated cluster, with fresh seeds or a given one
+  crash                         the crash double's sweeps and the kill -9 tests
+  fuzz [TARGET] [--seconds N]   cargo-fuzz targets (needs nightly and cargo-fuzz)
+  bench [arguments]             Farkeep beside redis-server
+  demo [arguments]              a write survives the death of the leader
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let door = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let outcome = match door.as_str() {
+        "setup" => doors::setup(&rest),
+        "ci" => ci::run_all(),
+        "sim" => doors::sim(&rest),
+        "crash" => doors::crash(),
+        "fuzz" => doors::fuzz(&rest),
+        "bench" => doors::bench(&rest),
+        "demo" => doors::demo(&rest),
+        "" | "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => Err(format!("no door named '{other}'\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

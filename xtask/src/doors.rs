@@ -1,0 +1,130 @@
+//! The doors other than `ci`.
+
+use crate::ci::nextest;
+use crate::phase::{Outcome, cargo, command, has_cargo_subcommand, root, run, target_dir};
+
+/// How many fresh seeds `sim` runs when nobody says.
+const DEFAULT_SIM_SEEDS: u64 = 200;
+
+/// Installs what is missing; see `scripts/setup`.
+pub fn setup(args: &[String]) -> Outcome {
+    let purpose = args.first().map_or("test", String::as_str);
+    run(&mut command(root().join("scripts/setup"), &[purpose]))
+}
+
+/// The seeded cluster. A failing test prints its seed and this door's command line that replays it.
+pub fn sim(args: &[String]) -> Outcome {
+    let flags = Flags::parse(args, &["--seed", "--count"])?;
+    let seed = match flags.number("--seed")? {
+        Some(seed) => seed,
+        None => fresh_seed(),
+    };
+    let count = match flags.number("--count")? {
+        Some(count) => count,
+        None if flags.number("--seed")?.is_some() => 1,
+        None => DEFAULT_SIM_SEEDS,
+    };
+    println!(
+        "seeds {seed} .. {} (cargo xtask sim --seed {seed} --count {count})",
+        seed.saturating_add(count)
+    );
+    run(cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "farkeep-tests",
+        "--profile",
+        "ci",
+        "--no-tests=warn",
+        "-E",
+        "binary(simulation)",
+    ])
+    .env("FARKEEP_SEED", seed.to_string())
+    .env("FARKEEP_SEEDS", count.to_string()))
+}
+
+/// The crash double's sweeps in the crates, then kill -9 of real processes.
+pub fn crash() -> Outcome {
+    build_release()?;
+    nextest("(test(crash) - package(farkeep-tests)) + (package(farkeep-tests) & binary(crash))", "fail")
+}
+
+/// One fuzz target, or all of them in turn.
+pub fn fuzz(args: &[String]) -> Outcome {
+    let flags = Flags::parse(args, &["--seconds"])?;
+    let seconds = flags.number("--seconds")?.unwrap_or(60);
+    if !has_cargo_subcommand("fuzz") {
+        return Err(
+            "cargo-fuzz is missing: cargo install cargo-fuzz --locked; rustup toolchain install nightly"
+                .into(),
+        );
+    }
+    let listed =
+        cargo(&["fuzz", "list"]).output().map_err(|error| format!("cannot list fuzz targets: {error}"))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let targets: Vec<&str> = if flags.words.is_empty() {
+        listed.lines().collect()
+    } else {
+        flags.words.iter().map(String::as_str).collect()
+    };
+    let limit = format!("-max_total_time={seconds}");
+    for target in targets {
+        // cargo-fuzz needs nightly; `+nightly` is understood by rustup's proxy, not by the cargo that started us.
+        run(&mut command("cargo", &["+nightly", "fuzz", "run", target, "--", &limit]))?;
+    }
+    Ok(())
+}
+
+/// Farkeep beside redis-server.
+pub fn bench(args: &[String]) -> Outcome {
+    build_release()?;
+    let mut bench = cargo(&["run", "--release", "--quiet", "--package", "farkeep-benches", "--"]);
+    run(bench.args(args).env("FARKEEP_BIN", target_dir().join("release/farkeep")))
+}
+
+/// The demonstration that the binary itself brings.
+pub fn demo(args: &[String]) -> Outcome {
+    build_release()?;
+    run(command(target_dir().join("release/farkeep"), &["demo"]).args(args))
+}
+
+fn build_release() -> Outcome {
+    run(&mut cargo(&["build", "--release", "--package", "farkeep"]))
+}
+
+/// A seed nobody chose: the clock's nanoseconds are enough, for it is printed.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) << 20 ^ now.as_secs()
+}
+
+/// `--name value` flags and plain words.
+struct Flags {
+    values: Vec<(String, String)>,
+    words: Vec<String>,
+}
+
+impl Flags {
+    fn parse(args: &[String], known: &[&str]) -> Result<Self, String> {
+        let mut flags = Self { values: Vec::new(), words: Vec::new() };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if !arg.starts_with("--") {
+                flags.words.push(arg.clone());
+            } else if known.contains(&arg.as_str()) {
+                let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
+                flags.values.push((arg.clone(), value.clone()));
+            } else {
+                return Err(format!("unknown flag {arg}; known here: {}", known.join(" ")));
+            }
+        }
+        Ok(flags)
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        match self.values.iter().find(|(flag, _)| flag == name) {
+            None => Ok(None),
+            Some((_, value)) => value.parse().map(Some).map_err(|_| format!("{name} {value}: not a number")),
+        }
+    }
+}
