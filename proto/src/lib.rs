@@ -1,1 +1,3 @@
 //! Bytes to messages and back, without any I/O: RESP, redo records, control messages.
+pub mod control;
+pub mod window;

@@ -1,0 +1,390 @@
+//! The messages of the control channel, and how they are cut out of a byte stream.
+//!
+//! The control channel is a connection to the leader's ordinary RESP port that a `FARKEEP.REPLICATE` command has
+//! turned over to these messages. It carries decisions (who joins, from where, over which fabric) and signs of
+//! life; the log itself never travels here but through the follower's window. Losing the channel loses nothing
+//! but the session: all that matters is in the two pools, and a new `Hello` says it again.
+//!
+//! Every message is a [`Envelope`] behind its length as a protobuf varint. The structs below *are* the schema:
+//! prost derives the codec from them, so there is no second description that could differ. A tag, once used,
+//! keeps its meaning; unknown fields are skipped, so that nodes of neighbouring versions can talk.
+//!
+//! This module knows no socket. [`encode`] appends to a buffer, [`decode`] takes from one and says how much.
+
+use prost::Message;
+
+/// The version of the replication protocol that this build speaks; a `Hello` with another one is refused.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest message that [`decode`] accepts. The largest one is a `Hello` or `Welcome` with a full epoch history,
+/// about 3 KiB.
+pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
+
+/// Exactly one message.
+#[derive(Clone, PartialEq, Message)]
+pub struct Envelope {
+    /// The message; `None` when a newer peer sent a kind that this build does not know.
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub body: Option<Body>,
+}
+
+/// The kinds of messages.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// Follower to leader, first: who I am and what I hold.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// Leader to follower: you are in; truncate to here and open your window.
+    #[prost(message, tag = "2")]
+    Welcome(Welcome),
+    /// Leader to follower: you cannot join, and why.
+    #[prost(message, tag = "3")]
+    Refuse(Refuse),
+    /// Follower to leader: my log ends where you said, my new epoch is durable, my window is open.
+    #[prost(message, tag = "4")]
+    Ready(Ready),
+    /// Leader to follower: I am alive, and this is how far the group is.
+    #[prost(message, tag = "5")]
+    Heartbeat(Heartbeat),
+    /// Follower to leader: I am alive, and this is how far I am.
+    #[prost(message, tag = "6")]
+    Status(Status),
+    /// Either way: this session ends, and why.
+    #[prost(message, tag = "7")]
+    Goodbye(Goodbye),
+}
+
+/// One reign in an epoch history.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Reign {
+    /// The epoch's number.
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    /// The 20 random bytes that tell two reigns of the same number apart.
+    #[prost(bytes = "vec", tag = "2")]
+    pub replid: Vec<u8>,
+    /// Where the reign's first record starts.
+    #[prost(fixed64, tag = "3")]
+    pub start_lsn: u64,
+}
+
+/// How far a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Progress {
+    /// End of the last validated, persistent transaction of the log.
+    #[prost(fixed64, tag = "1")]
+    pub durable_lsn: u64,
+    /// End of the last transaction stored into the image.
+    #[prost(fixed64, tag = "2")]
+    pub applied_lsn: u64,
+    /// End of the last transaction that the image holds persistently.
+    #[prost(fixed64, tag = "3")]
+    pub checkpoint_lsn: u64,
+}
+
+/// A follower introduces itself.
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the follower.
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    /// The version of redo records and window that the follower understands.
+    #[prost(uint32, tag = "2")]
+    pub log_format: u32,
+    /// The follower's node id, 16 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub node_id: Vec<u8>,
+    /// The dataset in the follower's pool, 16 bytes, or empty when the pool has none yet.
+    #[prost(bytes = "vec", tag = "4")]
+    pub dataset_id: Vec<u8>,
+    /// The reigns that the follower's log has seen, oldest first.
+    #[prost(message, repeated, tag = "5")]
+    pub history: Vec<Reign>,
+    /// How far the follower is.
+    #[prost(message, required, tag = "6")]
+    pub progress: Progress,
+    /// The highest epoch that the follower has promised to; it takes part in none below.
+    #[prost(uint32, tag = "7")]
+    pub promised_epoch: u32,
+    /// Length of the follower's ring in bytes.
+    #[prost(uint64, tag = "8")]
+    pub ring_len: u64,
+    /// Length of a segment of it in bytes.
+    #[prost(uint64, tag = "9")]
+    pub segment_len: u64,
+    /// The fabrics that the follower can be reached by, best first.
+    #[prost(message, repeated, tag = "10")]
+    pub fabrics: Vec<FabricOffer>,
+    /// The port at which the follower serves its own clients, for `INFO` and `ROLE`.
+    #[prost(uint32, tag = "11")]
+    pub listening_port: u32,
+    /// The address that the follower wants to be announced under; empty: the one it connects from.
+    #[prost(string, tag = "12")]
+    pub announce_address: String,
+    /// The follower's `farkeep` version, for logs only.
+    #[prost(string, tag = "13")]
+    pub software: String,
+}
+
+/// A way to reach a window.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FabricOffer {
+    /// The fabric's name: `tcp`, `shm` or `rdma`.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// shm: the boot id of the host, which tells whether both nodes are on the same one.
+    #[prost(string, tag = "2")]
+    pub host: String,
+    /// shm: the path of the log; rdma: the address to connect to.
+    #[prost(string, tag = "3")]
+    pub address: String,
+    /// shm: where in the file the window starts.
+    #[prost(uint64, tag = "4")]
+    pub window_at: u64,
+    /// Length of the window in bytes.
+    #[prost(uint64, tag = "5")]
+    pub window_len: u64,
+    /// rdma: the descriptor of the registered region.
+    #[prost(bytes = "vec", tag = "6")]
+    pub descriptor: Vec<u8>,
+    /// Why this fabric cannot be used although it is listed; empty when it can.
+    #[prost(string, tag = "7")]
+    pub unusable: String,
+}
+
+/// The leader lets a follower in.
+#[derive(Clone, PartialEq, Message)]
+pub struct Welcome {
+    /// The session's number; a tcp data channel names it, and every later message bears it.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// The leader's node id, 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub node_id: Vec<u8>,
+    /// The leader's dataset id, 16 bytes; an empty follower takes it over.
+    #[prost(bytes = "vec", tag = "3")]
+    pub dataset_id: Vec<u8>,
+    /// The leader's reigns, oldest first; the last one is the current.
+    #[prost(message, repeated, tag = "4")]
+    pub history: Vec<Reign>,
+    /// The last common point of the two logs. The follower truncates to it, and shipping starts there.
+    #[prost(fixed64, tag = "5")]
+    pub resume_lsn: u64,
+    /// The leader's `committed_lsn`.
+    #[prost(fixed64, tag = "6")]
+    pub committed_lsn: u64,
+    /// The fabric that was chosen.
+    #[prost(string, tag = "7")]
+    pub fabric: String,
+    /// Why no better fabric was chosen; empty when there is none.
+    #[prost(string, tag = "8")]
+    pub fabric_reason: String,
+    /// How often the leader will send a heartbeat.
+    #[prost(uint32, tag = "9")]
+    pub heartbeat_ms: u32,
+    /// After how long a silence either side gives the other up.
+    #[prost(uint32, tag = "10")]
+    pub deadline_ms: u32,
+    /// The leader's `farkeep` version, for logs only.
+    #[prost(string, tag = "11")]
+    pub software: String,
+}
+
+/// Why a leader does not let a follower in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum RefuseReason {
+    /// A newer leader's reason that this build does not know; the text says it.
+    Unknown = 0,
+    /// The two builds do not speak the same protocol or log format.
+    Version = 1,
+    /// The follower's pool holds another dataset.
+    ForeignDataset = 2,
+    /// The rings differ in length or segment length.
+    Geometry = 3,
+    /// The leader's log no longer holds what the follower lacks.
+    LogTooShort = 4,
+    /// What the follower has already stored into its image is not part of the leader's history.
+    Diverged = 5,
+    /// The follower has followed a later epoch than this leader's.
+    StaleLeader = 6,
+    /// This node is not a leader.
+    NotLeader = 7,
+    /// No more followers are accepted.
+    TooMany = 8,
+    /// No fabric that both sides can use.
+    NoFabric = 9,
+    /// Not now (a reign is being renewed); the same request may succeed in a moment.
+    TryAgain = 10,
+}
+
+/// The leader does not let a follower in.
+#[derive(Clone, PartialEq, Message)]
+pub struct Refuse {
+    /// The kind of reason.
+    #[prost(enumeration = "RefuseReason", tag = "1")]
+    pub reason: i32,
+    /// The reason in words, with the numbers that matter.
+    #[prost(string, tag = "2")]
+    pub text: String,
+    /// The leader's epoch.
+    #[prost(uint32, tag = "3")]
+    pub epoch: u32,
+}
+
+/// The follower is ready for the log.
+#[derive(Clone, PartialEq, Message)]
+pub struct Ready {
+    /// The session of the `Welcome`.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Where its log ends now; the `resume_lsn` of the `Welcome`.
+    #[prost(message, required, tag = "2")]
+    pub progress: Progress,
+}
+
+/// The leader is alive.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Heartbeat {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// The leader's epoch.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// The leader's `appended_lsn`.
+    #[prost(fixed64, tag = "3")]
+    pub appended_lsn: u64,
+    /// The leader's `committed_lsn`.
+    #[prost(fixed64, tag = "4")]
+    pub committed_lsn: u64,
+}
+
+/// The follower is alive.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Status {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// How far the follower is.
+    #[prost(message, required, tag = "2")]
+    pub progress: Progress,
+}
+
+/// The session ends.
+#[derive(Clone, PartialEq, Message)]
+pub struct Goodbye {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// Bytes that are not a message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The announced length is above [`MAX_MESSAGE_LEN_BYTES`]: the peer is not speaking this protocol.
+    #[error("a control message of {len} bytes was announced, at most {MAX_MESSAGE_LEN_BYTES} are allowed")]
+    TooLong {
+        /// The announced length.
+        len: u64,
+    },
+    /// The bytes of a whole message make no sense.
+    #[error("a control message could not be decoded")]
+    Malformed(#[from] prost::DecodeError),
+}
+
+/// Appends `body` with its length to `out`.
+pub fn encode(body: Body, out: &mut Vec<u8>) {
+    let envelope = Envelope { body: Some(body) };
+    out.reserve(envelope.encoded_len() + 4);
+    envelope.encode_length_delimited(out).expect("a vector grows as needed");
+}
+
+/// Takes the first message out of `bytes`: the message and how many bytes it took, or `None` when it is not yet
+/// complete. A message of a kind this build does not know comes as an `Envelope` without a body.
+///
+/// # Errors
+/// [`ControlError`] when the bytes cannot be a message; the connection is then of no more use.
+pub fn decode(bytes: &[u8]) -> Result<Option<(Envelope, usize)>, ControlError> {
+    let mut rest = bytes;
+    let mut len = 0u64;
+    for i in 0.. {
+        let Some((&byte, tail)) = rest.split_first() else { return Ok(None) };
+        rest = tail;
+        len |= u64::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            break;
+        }
+        if i == 4 {
+            return Err(ControlError::TooLong { len });
+        }
+    }
+    if len > MAX_MESSAGE_LEN_BYTES as u64 {
+        return Err(ControlError::TooLong { len });
+    }
+    let len = len as usize;
+    if rest.len() < len {
+        return Ok(None);
+    }
+    let envelope = Envelope::decode(&rest[..len])?;
+    Ok(Some((envelope, bytes.len() - rest.len() + len)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> Body {
+        Body::Hello(Hello {
+            protocol: PROTOCOL_VERSION,
+            log_format: 1,
+            node_id: vec![1; 16],
+            dataset_id: vec![],
+            history: vec![Reign { epoch: 3, replid: vec![7; 20], start_lsn: 4096 }],
+            progress: Progress { durable_lsn: 8192, applied_lsn: 8000, checkpoint_lsn: 0 },
+            promised_epoch: 3,
+            ring_len: 256 << 20,
+            segment_len: 1 << 20,
+            fabrics: vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }],
+            listening_port: 6380,
+            announce_address: String::new(),
+            software: "0.1.0".into(),
+        })
+    }
+
+    #[test]
+    fn a_message_comes_back_whatever_the_pieces_it_arrives_in() {
+        let mut bytes = Vec::new();
+        encode(hello(), &mut bytes);
+        encode(Body::Status(Status { session: 9, progress: Progress::default() }), &mut bytes);
+        for cut in 0..bytes.len() {
+            let first = decode(&bytes[..cut]).unwrap();
+            if let Some((envelope, consumed)) = first {
+                assert_eq!(envelope.body, Some(hello()));
+                assert!(consumed <= cut);
+            }
+        }
+        let (_, consumed) = decode(&bytes).unwrap().unwrap();
+        let (second, rest) = decode(&bytes[consumed..]).unwrap().unwrap();
+        assert!(matches!(second.body, Some(Body::Status(Status { session: 9, .. }))));
+        assert_eq!(consumed + rest, bytes.len());
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_anything_is_buffered() {
+        assert!(matches!(decode(b"\xff\xff\xff\xff\x0f"), Err(ControlError::TooLong { .. })));
+        assert!(matches!(decode(b"\xff\xff\xff\xff\xff\xff"), Err(ControlError::TooLong { .. })));
+        assert!(matches!(decode(b"*1\r\n$4\r\nPING\r\n"), Ok(None) | Err(_)));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_an_empty_envelope_not_an_error() {
+        // Field 100, length-delimited, empty: tag varint (100 << 3 | 2) = 802 = 0xa2 0x06, then 0.
+        let (envelope, consumed) = decode(&[3, 0xa2, 0x06, 0x00]).unwrap().unwrap();
+        assert_eq!((envelope.body, consumed), (None, 4));
+    }
+}
