@@ -1,1 +1,10 @@
 //! The durable image: pool, log, heap, replay. Knows no Redis, no network, no clock, no threads.
+
+// Image, log and wire are little-endian, and the image is read in place.
+const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
+
+pub mod heap;
+pub mod lsn;
+pub mod pmem;
+
+pub use lsn::{Epoch, Lsn, Watermarks};

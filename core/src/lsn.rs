@@ -1,0 +1,169 @@
+//! Positions in the redo stream and the order in which a node's watermarks must stand.
+//!
+//! An [`Lsn`] is a byte position in the endless logical redo stream of a dataset; it is what Redis calls the
+//! replication offset. An [`Epoch`] numbers one leader's reign. Both are newtypes with checked arithmetic, so that
+//! a length is never taken for a position and an overflow stops the node instead of corrupting a pool.
+//! Nothing here is stored by itself: the structures that hold LSNs on the media say where and how.
+
+use std::fmt;
+use std::ops::Add;
+
+/// A byte position in the logical redo stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(u64);
+
+impl Lsn {
+    /// The start of the stream: where a dataset's first record, the one that formats the heap, begins.
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// The position `bytes` bytes after the start of the stream.
+    pub const fn new(bytes: u64) -> Lsn {
+        Lsn(bytes)
+    }
+
+    /// The number of bytes before this position.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number of bytes from `earlier` to `self`. Panics if `earlier` lies behind `self`: whoever asks has
+    /// mixed up two watermarks.
+    #[track_caller]
+    pub fn distance_from(self, earlier: Lsn) -> u64 {
+        match self.0.checked_sub(earlier.0) {
+            Some(bytes) => bytes,
+            None => panic!("LSN {self} lies before LSN {earlier}, from which a distance was asked"),
+        }
+    }
+}
+
+impl Add<u64> for Lsn {
+    type Output = Lsn;
+
+    /// The position `bytes` further on. Panics on overflow.
+    #[track_caller]
+    fn add(self, bytes: u64) -> Lsn {
+        Lsn(self.0.checked_add(bytes).expect("an LSN overflowed 64 bits"))
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lsn({})", self.0)
+    }
+}
+
+/// The number of one leader's reign. A higher epoch always wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(u32);
+
+impl Epoch {
+    /// Before any reign: no record bears it.
+    pub const ZERO: Epoch = Epoch(0);
+
+    /// The epoch with this number.
+    pub const fn new(number: u32) -> Epoch {
+        Epoch(number)
+    }
+
+    /// The epoch's number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The epoch after this one. Panics on overflow.
+    #[track_caller]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.checked_add(1).expect("an epoch overflowed 32 bits"))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Epoch({})", self.0)
+    }
+}
+
+/// Where a node stands. The fields are declared in the order in which they must stand (invariant I1):
+/// `oldest <= checkpoint <= applied <= committed <= durable <= appended`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Watermarks {
+    /// The first position the ring still holds.
+    pub oldest: Lsn,
+    /// Everything before it is persistent in the image; recovery starts here.
+    pub checkpoint: Lsn,
+    /// Everything before it is visible in the image.
+    pub applied: Lsn,
+    /// Everything before it survives the loss of any one node that the configuration promises to survive.
+    pub committed: Lsn,
+    /// Everything before it is persistent in the local log.
+    pub durable: Lsn,
+    /// Everything before it is written into the local log's memory.
+    pub appended: Lsn,
+}
+
+impl Watermarks {
+    /// Panics, naming both, if two neighbouring watermarks stand in the wrong order (I1).
+    #[track_caller]
+    pub fn assert_ordered(&self) {
+        let order = [
+            ("oldest", self.oldest),
+            ("checkpoint", self.checkpoint),
+            ("applied", self.applied),
+            ("committed", self.committed),
+            ("durable", self.durable),
+            ("appended", self.appended),
+        ];
+        for pair in order.windows(2) {
+            let ((lower, low), (upper, high)) = (pair[0], pair[1]);
+            assert!(low <= high, "watermarks out of order: {lower}_lsn {low} > {upper}_lsn {high}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(lsns: [u64; 6]) -> Watermarks {
+        let [oldest, checkpoint, applied, committed, durable, appended] = lsns.map(Lsn::new);
+        Watermarks { oldest, checkpoint, applied, committed, durable, appended }
+    }
+
+    #[test]
+    fn watermarks_may_be_equal_or_rise() {
+        at([0; 6]).assert_ordered();
+        at([1, 2, 2, 3, 4, 9]).assert_ordered();
+    }
+
+    #[test]
+    #[should_panic(expected = "committed_lsn 5 > durable_lsn 4")]
+    fn committed_beyond_durable_is_refused() {
+        at([1, 2, 3, 5, 4, 9]).assert_ordered();
+    }
+
+    #[test]
+    fn distance_undoes_add() {
+        let lsn = Lsn::new(40) + 24;
+        assert_eq!(lsn.get(), 64);
+        assert_eq!(lsn.distance_from(Lsn::new(40)), 24);
+    }
+
+    #[test]
+    #[should_panic(expected = "lies before")]
+    fn a_negative_distance_is_refused() {
+        Lsn::new(1).distance_from(Lsn::new(2));
+    }
+}
