@@ -4,6 +4,8 @@
 
 pub mod control;
 pub mod glob;
+pub mod logfile;
 pub mod number;
+pub mod redo;
 pub mod resp;
 pub mod window;
