@@ -1,1 +1,21 @@
-//! The window contract and its implementations: how redo bytes reach a follower.
+//! How log bytes get into a follower's window: one contract, several implementations.
+//!
+//! [`window`] states the contract. [`tcp`] moves bytes in frames and has the follower's agent persist and
+//! acknowledge them; [`shm`] stores straight into the window of a follower on the same host; [`sim`] is a link
+//! whose every delay and fault the caller decides, for simulations and tests. All of them pass the same contract
+//! suite.
+//!
+//! This crate knows neither leader nor follower: what is worth shipping, and what a completed flush means for a
+//! commit, is decided by its users.
+
+#![forbid(unsafe_code)]
+
+pub mod shm;
+pub mod sim;
+pub mod tcp;
+pub mod window;
+
+pub use window::{
+    Completion, FabricError, FabricKind, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window,
+    WindowError,
+};

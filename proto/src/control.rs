@@ -188,6 +188,12 @@ pub struct Welcome {
     /// The leader's `farkeep` version, for logs only.
     #[prost(string, tag = "11")]
     pub software: String,
+    /// Length of the leader's ring; an empty follower makes its own as long.
+    #[prost(uint64, tag = "12")]
+    pub ring_len: u64,
+    /// Length of a segment of it.
+    #[prost(uint64, tag = "13")]
+    pub segment_len: u64,
 }
 
 /// Why a leader does not let a follower in.

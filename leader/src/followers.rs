@@ -1,0 +1,108 @@
+//! What the leader knows about a follower.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use farkeep_core::lsn::Lsn;
+use farkeep_fabric::{FabricKind, Ticket};
+use farkeep_proto::window::TailCell;
+
+/// A follower's session with this leader. The number is the one on the wire; a follower that joins again gets another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FollowerId(u64);
+
+impl FollowerId {
+    /// The session with this number.
+    pub const fn new(session: u64) -> Self {
+        Self(session)
+    }
+
+    /// The session's number.
+    pub const fn session(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FollowerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowerState {
+    /// Welcomed; its window is not open yet. It counts for nothing and holds nothing back.
+    Joining,
+    /// In reach, but behind what the group has committed.
+    CatchingUp,
+    /// In reach and up to date.
+    Streaming,
+}
+
+impl FollowerState {
+    /// The state's name in `INFO`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::CatchingUp => "catching-up",
+            Self::Streaming => "streaming",
+        }
+    }
+}
+
+/// What was posted with a ticket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Posted {
+    pub(crate) ticket: Ticket,
+    pub(crate) to: Lsn,
+    /// Whether `to` is the end of a transaction, so that the follower must report it as durable.
+    pub(crate) transaction_end: bool,
+}
+
+/// A follower in the registry.
+#[derive(Debug)]
+pub struct FollowerEntry {
+    /// The session.
+    pub id: FollowerId,
+    /// The follower's node id.
+    pub node_id: Vec<u8>,
+    /// The address it is announced under.
+    pub address: String,
+    /// The port at which it serves clients.
+    pub port: u16,
+    /// How far the session has come.
+    pub state: FollowerState,
+    /// The fabric in use.
+    pub fabric: FabricKind,
+    /// Why no better fabric is in use; empty when there is none.
+    pub fabric_reason: String,
+    /// Everything before it has been posted to the window.
+    pub shipped: Lsn,
+    /// Everything before it is persistent there, ...
+    pub durable: Lsn,
+    /// ... stored into its image, ...
+    pub applied: Lsn,
+    /// ... and persistent in its image. The leader does not overwrite what comes after.
+    pub checkpoint: Lsn,
+    /// When anything was last heard from it, in milliseconds of the caller's clock.
+    pub last_heard_ms: u64,
+    pub(crate) last_heartbeat_ms: u64,
+    /// Since when it holds the ring back.
+    pub(crate) holding_since_ms: Option<u64>,
+    pub(crate) posted: VecDeque<Posted>,
+    pub(crate) tail_sent: Option<TailCell>,
+}
+
+impl FollowerEntry {
+    /// Whether its window is open.
+    pub fn in_reach(&self) -> bool {
+        self.state != FollowerState::Joining
+    }
+
+    pub(crate) fn raise(&mut self, durable: Lsn, applied: Lsn, checkpoint: Lsn) {
+        self.durable = self.durable.max(durable);
+        self.applied = self.applied.max(applied);
+        self.checkpoint = self.checkpoint.max(checkpoint);
+    }
+}

@@ -1,0 +1,323 @@
+//! Whether a follower may join, and from where.
+//!
+//! A pure decision over two epoch histories and a few numbers. The point from which a log can go on is the last one
+//! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
+
+use farkeep_core::lsn::Lsn;
+use farkeep_fabric::FabricKind;
+use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
+
+/// What a node is, apart from how far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's id.
+    pub node_id: [u8; 16],
+    /// The dataset's id; `None` in an empty pool.
+    pub dataset_id: Option<[u8; 16]>,
+    /// The version of redo records and window.
+    pub log_format: u32,
+    /// Length of the ring in bytes.
+    pub ring_len: u64,
+    /// Length of a segment in bytes.
+    pub segment_len: u64,
+    /// The `farkeep` version, for logs.
+    pub software: String,
+}
+
+/// What the decision needs to know of the leader.
+#[derive(Debug)]
+pub(crate) struct Ours<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) history: &'a [Reign],
+    pub(crate) oldest: Lsn,
+    pub(crate) appended: Lsn,
+    pub(crate) fabrics: &'a [FabricKind],
+}
+
+/// What comes of a `Hello`.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// Go on from here, over this fabric, and why over no better one.
+    Resume { from: Lsn, fabric: FabricKind, fabric_reason: String },
+    /// The follower has promised to an epoch that is not ours, but holds nothing we lack: a reign above that epoch
+    /// can take it in.
+    Renew { above: u32 },
+    /// It cannot join.
+    Refuse(Refuse),
+}
+
+/// The last point that two logs with these histories have in common, given where they end.
+///
+/// Without a common reign only the empty log is common.
+pub fn common_point(ours: &[Reign], our_end: Lsn, theirs: &[Reign], their_end: Lsn) -> Lsn {
+    let last_common = ours.iter().enumerate().rev().find_map(|(i, reign)| {
+        let j = theirs.iter().position(|other| other == reign)?;
+        Some((i, j))
+    });
+    let Some((i, j)) = last_common else { return Lsn::ZERO };
+    let end = |history: &[Reign], index: usize, end: Lsn| {
+        history.get(index + 1).map_or(end, |next| end.min(Lsn::new(next.start_lsn)))
+    };
+    end(ours, i, our_end).min(end(theirs, j, their_end))
+}
+
+pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
+    let epoch = ours.history.last().map_or(0, |reign| reign.epoch);
+    let refuse =
+        |reason: RefuseReason, text: String| Decision::Refuse(Refuse { reason: reason.into(), text, epoch });
+    let identity = ours.identity;
+    if (hello.protocol, hello.log_format) != (PROTOCOL_VERSION, identity.log_format) {
+        return refuse(
+            RefuseReason::Version,
+            format!(
+                "the follower ({}) speaks protocol {} and log format {}, the leader ({}) {PROTOCOL_VERSION} and {}",
+                hello.software, hello.protocol, hello.log_format, identity.software, identity.log_format
+            ),
+        );
+    }
+    let empty = hello.dataset_id.is_empty();
+    if !empty && identity.dataset_id.as_ref().map(|id| &id[..]) != Some(&hello.dataset_id[..]) {
+        return refuse(
+            RefuseReason::ForeignDataset,
+            format!(
+                "the follower's pool holds another dataset ({}) than the leader's ({}); start it with an empty pool",
+                hex(&hello.dataset_id),
+                identity.dataset_id.as_ref().map_or_else(|| "none".into(), |id| hex(id)),
+            ),
+        );
+    }
+    if !empty && (hello.ring_len, hello.segment_len) != (identity.ring_len, identity.segment_len) {
+        return refuse(
+            RefuseReason::Geometry,
+            format!(
+                "the follower's log is a ring of {} bytes in segments of {}, the leader's one of {} in segments of {}; \
+                 both must be the same (log-size)",
+                hello.ring_len, hello.segment_len, identity.ring_len, identity.segment_len
+            ),
+        );
+    }
+    let durable = Lsn::new(hello.progress.durable_lsn);
+    let checkpoint = Lsn::new(hello.progress.checkpoint_lsn);
+    let common = common_point(ours.history, ours.appended, &hello.history, durable);
+
+    let last = hello.history.last();
+    let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
+    let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
+    if followed > epoch || foreign_reign {
+        if durable <= common {
+            return Decision::Renew { above: followed };
+        }
+        return refuse(
+            RefuseReason::StaleLeader,
+            format!(
+                "the follower has followed epoch {followed} and holds records up to LSN {durable} that this leader of \
+                 epoch {epoch} does not have (common up to {common}): this leader has been superseded"
+            ),
+        );
+    }
+    if common < checkpoint {
+        return refuse(
+            RefuseReason::Diverged,
+            format!(
+                "the follower's image already holds LSN {checkpoint}, but its log and the leader's are the same only up \
+                 to {common}"
+            ),
+        );
+    }
+    if common < ours.oldest {
+        return refuse(
+            RefuseReason::LogTooShort,
+            format!(
+                "the leader's log no longer reaches back to LSN {common} (oldest_lsn {}, the follower has {durable})",
+                ours.oldest
+            ),
+        );
+    }
+    match choose_fabric(ours.fabrics, hello) {
+        Ok((fabric, fabric_reason)) => Decision::Resume { from: common, fabric, fabric_reason },
+        Err(why) => refuse(RefuseReason::NoFabric, why),
+    }
+}
+
+/// The follower's first offer that is usable and that the leader can use too, and why the better ones are not.
+fn choose_fabric(usable: &[FabricKind], hello: &Hello) -> Result<(FabricKind, String), String> {
+    let mut reasons = Vec::new();
+    for offer in &hello.fabrics {
+        match FabricKind::from_name(&offer.name) {
+            _ if !offer.unusable.is_empty() => reasons.push(format!("{}: {}", offer.name, offer.unusable)),
+            Some(kind) if usable.contains(&kind) => return Ok((kind, reasons.join("; "))),
+            Some(kind) => reasons.push(format!("{kind}: not usable on the leader")),
+            None => reasons.push(format!("{}: unknown to the leader", offer.name)),
+        }
+    }
+    Err(format!("no fabric that both sides can use ({})", reasons.join("; ")))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farkeep_proto::control::{FabricOffer, Progress};
+
+    fn reign(epoch: u32, tag: u8, start_lsn: u64) -> Reign {
+        Reign { epoch, replid: vec![tag; 20], start_lsn }
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            node_id: [1; 16],
+            dataset_id: Some([9; 16]),
+            log_format: 1,
+            ring_len: 1 << 20,
+            segment_len: 1 << 16,
+            software: "test".into(),
+        }
+    }
+
+    fn hello(history: Vec<Reign>, durable: u64, checkpoint: u64) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            log_format: 1,
+            node_id: vec![2; 16],
+            dataset_id: vec![9; 16],
+            promised_epoch: history.last().map_or(0, |reign| reign.epoch),
+            history,
+            progress: Progress { durable_lsn: durable, applied_lsn: checkpoint, checkpoint_lsn: checkpoint },
+            ring_len: 1 << 20,
+            segment_len: 1 << 16,
+            fabrics: vec![
+                FabricOffer { name: "rdma".into(), unusable: "no device".into(), ..FabricOffer::default() },
+                FabricOffer { name: "tcp".into(), ..FabricOffer::default() },
+            ],
+            ..Hello::default()
+        }
+    }
+
+    fn decide_at(history: &[Reign], oldest: u64, appended: u64, hello: &Hello) -> Decision {
+        let identity = identity();
+        let ours = Ours {
+            identity: &identity,
+            history,
+            oldest: Lsn::new(oldest),
+            appended: Lsn::new(appended),
+            fabrics: &[FabricKind::Tcp],
+        };
+        decide(&ours, hello)
+    }
+
+    #[track_caller]
+    fn assert_resumes(decision: Decision, at: u64) {
+        match decision {
+            Decision::Resume { from, fabric: FabricKind::Tcp, fabric_reason } => {
+                assert_eq!(from, Lsn::new(at));
+                assert_eq!(fabric_reason, "rdma: no device");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_refused(decision: Decision, why: RefuseReason, says: &str) {
+        match decision {
+            Decision::Refuse(refuse) => {
+                assert_eq!(refuse.reason(), why, "{}", refuse.text);
+                assert!(refuse.text.contains(says), "{}", refuse.text);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_follower_of_the_same_reign_goes_on_where_it_stands() {
+        let history = [reign(1, 1, 0)];
+        assert_resumes(decide_at(&history, 0, 5000, &hello(history.to_vec(), 4000, 1000)), 4000);
+    }
+
+    #[test]
+    fn an_ex_leaders_suffix_is_cut_where_the_next_reign_began() {
+        let ours = [reign(1, 1, 0), reign(2, 2, 3000)];
+        assert_resumes(decide_at(&ours, 0, 5000, &hello(vec![reign(1, 1, 0)], 4000, 1000)), 3000);
+    }
+
+    #[test]
+    fn a_promoted_node_that_lost_against_another_is_cut_where_the_two_parted() {
+        // Both were promoted from the same reign; the follower wrote in epoch 2 from 2000, we in epoch 3 from 3000.
+        let ours = [reign(1, 1, 0), reign(3, 3, 3000)];
+        let theirs = vec![reign(1, 1, 0), reign(2, 2, 2000)];
+        assert_resumes(decide_at(&ours, 0, 5000, &hello(theirs, 9000, 1000)), 2000);
+    }
+
+    #[test]
+    fn a_follower_that_took_over_a_history_but_not_yet_its_records_is_not_ahead() {
+        let ours = [reign(1, 1, 0), reign(2, 2, 3000)];
+        assert_resumes(decide_at(&ours, 0, 5000, &hello(ours.to_vec(), 2500, 1000)), 2500);
+    }
+
+    #[test]
+    fn what_the_log_no_longer_holds_is_refused_with_the_numbers() {
+        let history = [reign(1, 1, 0)];
+        let decision = decide_at(&history, 2000, 5000, &hello(history.to_vec(), 1500, 1000));
+        assert_refused(decision, RefuseReason::LogTooShort, "oldest_lsn 2000, the follower has 1500");
+    }
+
+    #[test]
+    fn an_image_beyond_the_common_point_is_refused() {
+        let ours = [reign(1, 1, 0), reign(2, 2, 3000)];
+        let decision = decide_at(&ours, 0, 5000, &hello(vec![reign(1, 1, 0)], 4000, 3500));
+        assert_refused(decision, RefuseReason::Diverged, "same only up to 3000");
+    }
+
+    #[test]
+    fn a_foreign_dataset_another_version_and_another_geometry_are_refused() {
+        let history = [reign(1, 1, 0)];
+        let good = hello(history.to_vec(), 4000, 1000);
+        let foreign = Hello { dataset_id: vec![8; 16], ..good.clone() };
+        assert_refused(
+            decide_at(&history, 0, 5000, &foreign),
+            RefuseReason::ForeignDataset,
+            "another dataset",
+        );
+        let version = Hello { protocol: 99, ..good.clone() };
+        assert_refused(decide_at(&history, 0, 5000, &version), RefuseReason::Version, "protocol 99");
+        let geometry = Hello { ring_len: 7 << 20, ..good.clone() };
+        assert_refused(decide_at(&history, 0, 5000, &geometry), RefuseReason::Geometry, "log-size");
+        let fabrics = Hello { fabrics: vec![], ..good };
+        assert_refused(decide_at(&history, 0, 5000, &fabrics), RefuseReason::NoFabric, "no fabric");
+    }
+
+    #[test]
+    fn an_empty_follower_joins_as_long_as_the_log_reaches_back_to_the_start() {
+        let history = [reign(1, 1, 0)];
+        let empty = Hello { dataset_id: vec![], ring_len: 0, ..hello(vec![], 0, 0) };
+        assert_resumes(decide_at(&history, 0, 5000, &empty), 0);
+        assert_refused(decide_at(&history, 64, 5000, &empty), RefuseReason::LogTooShort, "oldest_lsn 64");
+    }
+
+    #[test]
+    fn a_superseded_leader_takes_nobody_in_and_is_told_so() {
+        let ours = [reign(1, 1, 0)];
+        let theirs = vec![reign(1, 1, 0), reign(2, 2, 3000)];
+        assert_refused(
+            decide_at(&ours, 0, 5000, &hello(theirs, 4000, 1000)),
+            RefuseReason::StaleLeader,
+            "superseded",
+        );
+    }
+
+    #[test]
+    fn a_promise_to_an_epoch_that_left_no_record_is_outbid_by_a_new_reign() {
+        let ours = [reign(1, 1, 0)];
+        let fenced = Hello { promised_epoch: 5, ..hello(ours.to_vec(), 4000, 1000) };
+        assert_eq!(decide_at(&ours, 0, 5000, &fenced), Decision::Renew { above: 5 });
+        // It welcomed a leader of epoch 2 but got none of its records.
+        let welcomed = hello(vec![reign(1, 1, 0), reign(2, 2, 4500)], 4000, 1000);
+        assert_eq!(decide_at(&ours, 0, 5000, &welcomed), Decision::Renew { above: 2 });
+        // Two reigns of the same number.
+        let twin = hello(vec![reign(1, 1, 0), reign(2, 7, 4500)], 4000, 1000);
+        let ours = [reign(1, 1, 0), reign(2, 2, 4200)];
+        assert_eq!(decide_at(&ours, 0, 5000, &twin), Decision::Renew { above: 2 });
+    }
+}

@@ -1,0 +1,647 @@
+//! The leader's state machine.
+
+use std::collections::BTreeMap;
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_fabric::{Completion, FabricError, FabricKind, Ticket};
+use farkeep_proto::control::{Body, Heartbeat, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
+use farkeep_proto::window::TailCell;
+
+use crate::commit::{CommitPoint, kth_best};
+use crate::followers::{FollowerEntry, FollowerId, FollowerState, Posted};
+use crate::join::{Decision, Identity, Ours, decide};
+
+/// The most followers that a leader takes in.
+pub const MAX_FOLLOWERS: usize = 64;
+
+/// What becomes of writes when fewer than `sync_followers` followers are in reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFollowerLoss {
+    /// They are refused at once.
+    #[default]
+    Refuse,
+    /// They go on with the followers there are, local durability at the least, and this is reported.
+    Degrade,
+}
+
+/// What an operator chooses.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// On how many followers a write must be durable before it is acknowledged.
+    pub sync_followers: usize,
+    /// What happens when there are not as many.
+    pub on_follower_loss: OnFollowerLoss,
+    /// How often a follower is sent a heartbeat.
+    pub heartbeat_ms: u64,
+    /// After how long a silence a follower is given up.
+    pub deadline_ms: u64,
+    /// How long a follower may keep the ring from taking new records before it is dropped.
+    pub hold_limit_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sync_followers: 1,
+            on_follower_loss: OnFollowerLoss::Refuse,
+            heartbeat_ms: 500,
+            deadline_ms: 3000,
+            hold_limit_ms: 10_000,
+        }
+    }
+}
+
+/// Where a reign begins.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// All reigns of the log, this one last.
+    pub history: Vec<Reign>,
+    /// What recovery knows to be committed.
+    pub committed: Lsn,
+    /// The end of this reign's `EPOCH_START` record, which is also the end of the log.
+    pub established: Lsn,
+    /// The local log is persistent up to here.
+    pub durable: Lsn,
+    /// The local image's positions.
+    pub local: LocalWatermarks,
+}
+
+/// The positions of the leader's own pool that it does not keep itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalWatermarks {
+    /// The first LSN that the ring still holds.
+    pub oldest: Lsn,
+    /// The pool's `checkpoint_lsn`.
+    pub checkpoint: Lsn,
+}
+
+/// Where a follower comes from.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address of its control connection.
+    pub address: String,
+    /// The fabrics that the leader can use towards it.
+    pub fabrics: Vec<FabricKind>,
+}
+
+/// The answer to a `Hello`.
+#[derive(Debug, PartialEq)]
+pub enum Join {
+    /// It is in; send it the message, and [`Leader::ready`] what it answers. If the same node had another session,
+    /// that one is over: drop its link.
+    Accepted {
+        /// The new session.
+        id: FollowerId,
+        /// What to answer.
+        welcome: Welcome,
+        /// The session that this one replaces.
+        replaces: Option<FollowerId>,
+    },
+    /// It is not; send it the message and close.
+    Refused(Refuse),
+    /// It is not yet: begin a new reign with an epoch above this one (persist it, append `EPOCH_START`, start a new
+    /// [`Leader`]), and the follower's next attempt will succeed. Send it the message and close.
+    Renew {
+        /// The epoch to exceed.
+        above: Epoch,
+        /// What to answer meanwhile.
+        refuse: Refuse,
+    },
+}
+
+/// What time brings about.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Send this to the follower on its control channel.
+    Send(FollowerId, Body),
+    /// The follower is out of the registry: close its channels and log the reason.
+    Dropped(FollowerId, String),
+}
+
+/// A part of the log that a follower lacks and may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shipment {
+    /// From here ...
+    pub from: Lsn,
+    /// ... to here.
+    pub to: Lsn,
+}
+
+/// Whether the group can keep its promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// As many followers as are wanted.
+    Full,
+    /// Fewer, and writes go on without (`on-follower-loss degrade`).
+    Degraded {
+        /// Followers that a write waits for.
+        waits_for: usize,
+        /// Followers that it should wait for.
+        wanted: usize,
+    },
+    /// Fewer, and writes are refused.
+    Refusing {
+        /// Followers in reach.
+        in_reach: usize,
+        /// Followers that a write must wait for.
+        wanted: usize,
+    },
+}
+
+/// Too few followers are in reach for a write to be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("NOREPLICAS Not enough good replicas to write.")]
+pub struct NoReplicas {
+    /// Followers in reach.
+    pub in_reach: usize,
+    /// Followers that a write must wait for.
+    pub wanted: usize,
+}
+
+/// What ends a follower's session from the leader's side.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaderError {
+    /// The link is broken.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The session is not in the registry (any more).
+    #[error("there is no follower session {0}")]
+    NoSession(FollowerId),
+    /// The follower claims more than it was sent.
+    #[error("the follower reports LSN {reported} where {shipped} was shipped")]
+    ClaimsTooMuch {
+        /// What it reports.
+        reported: Lsn,
+        /// What it can have at most.
+        shipped: Lsn,
+    },
+    /// The follower acknowledged a batch whose records it could not validate.
+    #[error("the follower has a batch up to LSN {posted}, but its log is valid only up to {validated}")]
+    DoesNotValidate {
+        /// The end of the batch.
+        posted: Lsn,
+        /// The end of what validates.
+        validated: Lsn,
+    },
+    /// The follower reports watermarks out of order.
+    #[error("the follower reports durable_lsn {durable}, applied_lsn {applied}, checkpoint_lsn {checkpoint}")]
+    OutOfOrder {
+        /// As reported.
+        durable: Lsn,
+        /// As reported.
+        applied: Lsn,
+        /// As reported.
+        checkpoint: Lsn,
+    },
+}
+
+/// One reign: the registry of followers and what is committed.
+///
+/// A leader that is deposed drops this; one that must renew its reign makes another.
+#[derive(Debug)]
+pub struct Leader {
+    config: Config,
+    identity: Identity,
+    history: Vec<Reign>,
+    epoch: Epoch,
+    commit: CommitPoint,
+    appended: Lsn,
+    durable: Lsn,
+    local: LocalWatermarks,
+    followers: BTreeMap<FollowerId, FollowerEntry>,
+    sessions: u32,
+    /// Scratch space for the k-th best.
+    positions: Vec<Lsn>,
+}
+
+impl Leader {
+    /// Begins a reign whose epoch and `EPOCH_START` record are already in the pool.
+    pub fn new(config: Config, identity: Identity, start: Start) -> Self {
+        let epoch = Epoch::new(start.history.last().expect("a leader has a reign").epoch);
+        let mut commit = CommitPoint::new(start.committed);
+        commit.mark(start.established);
+        let mut leader = Self {
+            config,
+            identity,
+            history: start.history,
+            epoch,
+            commit,
+            appended: start.established,
+            durable: start.durable,
+            local: start.local,
+            followers: BTreeMap::new(),
+            sessions: 0,
+            positions: Vec::new(),
+        };
+        leader.recompute();
+        leader
+    }
+
+    /// The epoch of this reign.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// All reigns of the log, this one last.
+    pub fn history(&self) -> &[Reign] {
+        &self.history
+    }
+
+    /// What the operator chose.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes over a changed configuration.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+        self.recompute();
+    }
+
+    /// The highest LSN that is committed. It never goes back.
+    pub fn committed(&self) -> Lsn {
+        self.commit.committed()
+    }
+
+    /// The end of the log.
+    pub fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    /// The end of what is persistent here.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub(crate) fn ring_len(&self) -> u64 {
+        self.identity.ring_len
+    }
+
+    /// A transaction ends at `lsn` and nothing is appended behind it. Once per turn is enough. Panics if it goes
+    /// back.
+    pub fn set_appended(&mut self, lsn: Lsn) {
+        self.commit.mark(lsn);
+        self.appended = lsn;
+    }
+
+    /// The local log is persistent up to `lsn`.
+    pub fn set_durable(&mut self, lsn: Lsn) {
+        assert!(lsn <= self.appended, "durable_lsn {lsn} is behind appended_lsn {}", self.appended);
+        if lsn > self.durable {
+            self.durable = lsn;
+            self.recompute();
+        }
+    }
+
+    /// The local pool's positions have moved.
+    pub fn set_local(&mut self, local: LocalWatermarks) {
+        self.local = local;
+    }
+
+    /// The LSN below which nobody needs the ring any more: what the appender may overwrite.
+    ///
+    /// It may go back when a follower joins that has yet to catch up; the appender then has less room, or none.
+    pub fn floor(&self) -> Lsn {
+        let followers = self.in_reach().map(|follower| follower.checkpoint);
+        followers.min().map_or(self.local.checkpoint, |lowest| lowest.min(self.local.checkpoint))
+    }
+
+    /// Followers whose window is open.
+    fn in_reach(&self) -> impl Iterator<Item = &FollowerEntry> {
+        self.followers.values().filter(|follower| follower.in_reach())
+    }
+
+    /// All followers in the registry.
+    pub fn followers(&self) -> impl ExactSizeIterator<Item = &FollowerEntry> {
+        self.followers.values()
+    }
+
+    /// A follower in the registry.
+    pub fn follower(&self, id: FollowerId) -> Option<&FollowerEntry> {
+        self.followers.get(&id)
+    }
+
+    /// On how many followers everything up to `lsn` is durable: what `WAIT` counts.
+    pub fn followers_durable_at(&self, lsn: Lsn) -> usize {
+        self.in_reach().filter(|follower| follower.durable >= lsn).count()
+    }
+
+    /// Whether the group can keep its promise.
+    pub fn availability(&self) -> Availability {
+        let wanted = self.config.sync_followers;
+        match self.config.on_follower_loss {
+            OnFollowerLoss::Refuse => {
+                let in_reach = self.in_reach().count();
+                if in_reach < wanted {
+                    Availability::Refusing { in_reach, wanted }
+                } else {
+                    Availability::Full
+                }
+            }
+            OnFollowerLoss::Degrade => {
+                let waits_for = self.required();
+                if waits_for < wanted {
+                    Availability::Degraded { waits_for, wanted }
+                } else {
+                    Availability::Full
+                }
+            }
+        }
+    }
+
+    /// Whether a write may be executed now.
+    ///
+    /// # Errors
+    /// [`NoReplicas`] when it could not be acknowledged.
+    pub fn can_write(&self) -> Result<(), NoReplicas> {
+        match self.availability() {
+            Availability::Refusing { in_reach, wanted } => Err(NoReplicas { in_reach, wanted }),
+            Availability::Full | Availability::Degraded { .. } => Ok(()),
+        }
+    }
+
+    /// How many followers a commit waits for.
+    fn required(&self) -> usize {
+        let wanted = self.config.sync_followers;
+        match self.config.on_follower_loss {
+            OnFollowerLoss::Refuse => wanted,
+            OnFollowerLoss::Degrade => {
+                let streaming = |follower: &&FollowerEntry| follower.state == FollowerState::Streaming;
+                wanted.min(self.followers.values().filter(streaming).count())
+            }
+        }
+    }
+
+    /// Recomputes what follows from positions and states.
+    fn recompute(&mut self) {
+        let required = self.required();
+        let mut positions = std::mem::take(&mut self.positions);
+        positions.clear();
+        positions.extend(self.in_reach().map(|follower| follower.durable));
+        let held = match required {
+            0 => Some(self.durable),
+            _ => kth_best(&mut positions, required).map(|remote| remote.min(self.durable)),
+        };
+        self.positions = positions;
+        if let Some(held) = held {
+            self.commit.advance(held);
+        }
+        assert!(self.committed() <= self.durable, "committed_lsn is ahead of durable_lsn");
+        let committed = self.committed();
+        for follower in self.followers.values_mut() {
+            if follower.state == FollowerState::CatchingUp && follower.durable >= committed {
+                follower.state = FollowerState::Streaming;
+            }
+        }
+    }
+
+    /// A follower wants to join.
+    pub fn join(&mut self, now_ms: u64, hello: &Hello, peer: &Peer) -> Join {
+        let ours = Ours {
+            identity: &self.identity,
+            history: &self.history,
+            oldest: self.local.oldest,
+            appended: self.appended,
+            fabrics: &peer.fabrics,
+        };
+        let (from, fabric, fabric_reason) = match decide(&ours, hello) {
+            Decision::Resume { from, fabric, fabric_reason } => (from, fabric, fabric_reason),
+            Decision::Refuse(refuse) => return Join::Refused(refuse),
+            Decision::Renew { above } => {
+                let text = format!(
+                    "the leader begins a reign above epoch {above}, which this follower has promised to"
+                );
+                let refuse = self.refuse(RefuseReason::TryAgain, text);
+                return Join::Renew { above: Epoch::new(above), refuse };
+            }
+        };
+        let replaces =
+            self.followers.values().find(|other| other.node_id == hello.node_id).map(|other| other.id);
+        if let Some(old) = replaces {
+            self.leave(old);
+        }
+        if self.followers.len() >= MAX_FOLLOWERS {
+            let text = format!("the leader already has {MAX_FOLLOWERS} followers");
+            return Join::Refused(self.refuse(RefuseReason::TooMany, text));
+        }
+        self.sessions += 1;
+        let id = FollowerId::new(u64::from(self.epoch.get()) << 32 | u64::from(self.sessions));
+        let progress = hello.progress;
+        let address = if hello.announce_address.is_empty() { &peer.address } else { &hello.announce_address };
+        let entry = FollowerEntry {
+            id,
+            node_id: hello.node_id.clone(),
+            address: address.clone(),
+            port: u16::try_from(hello.listening_port).unwrap_or(0),
+            state: FollowerState::Joining,
+            fabric,
+            fabric_reason: fabric_reason.clone(),
+            shipped: from,
+            durable: from,
+            applied: Lsn::new(progress.applied_lsn).min(from),
+            checkpoint: Lsn::new(progress.checkpoint_lsn),
+            last_heard_ms: now_ms,
+            last_heartbeat_ms: now_ms,
+            holding_since_ms: None,
+            posted: std::collections::VecDeque::new(),
+            tail_sent: None,
+        };
+        self.followers.insert(id, entry);
+        let welcome = Welcome {
+            session: id.session(),
+            node_id: self.identity.node_id.to_vec(),
+            dataset_id: self.identity.dataset_id.map_or_else(Vec::new, |id| id.to_vec()),
+            history: self.history.clone(),
+            resume_lsn: from.get(),
+            committed_lsn: self.committed().get(),
+            fabric: fabric.name().into(),
+            fabric_reason,
+            heartbeat_ms: self.config.heartbeat_ms as u32,
+            deadline_ms: self.config.deadline_ms as u32,
+            software: self.identity.software.clone(),
+            ring_len: self.identity.ring_len,
+            segment_len: self.identity.segment_len,
+        };
+        Join::Accepted { id, welcome, replaces }
+    }
+
+    fn refuse(&self, reason: RefuseReason, text: String) -> Refuse {
+        Refuse { reason: reason.into(), text, epoch: self.epoch.get() }
+    }
+
+    /// The follower has cut its log to the point of the welcome and opened its window: shipping may begin. Call it
+    /// when its `Ready` *and*, on tcp, its data channel are there.
+    ///
+    /// # Errors
+    /// [`LeaderError`] when the session is over or the follower is not where it should be; drop it.
+    pub fn ready(&mut self, now_ms: u64, id: FollowerId) -> Result<(), LeaderError> {
+        let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
+        follower.last_heard_ms = now_ms;
+        if follower.state == FollowerState::Joining {
+            follower.state = FollowerState::CatchingUp;
+        }
+        self.recompute();
+        Ok(())
+    }
+
+    /// The part of the log to post to a follower now, at most `room` bytes; `None` when there is nothing to post or it has no
+    /// credit: bytes it has not checkpointed are never overwritten (I8).
+    pub fn shipment(&self, id: FollowerId, room: u64) -> Option<Shipment> {
+        let follower = self.followers.get(&id).filter(|follower| follower.in_reach())?;
+        let credit = follower.checkpoint + self.identity.ring_len;
+        let to = self.appended.min(follower.shipped + room).min(credit);
+        (to > follower.shipped).then_some(Shipment { from: follower.shipped, to })
+    }
+
+    /// A shipment up to `to` was posted; `ticket` is its flush. Panics if the session is not in the registry.
+    pub fn posted(&mut self, id: FollowerId, to: Lsn, ticket: Ticket) {
+        let transaction_end = to == self.appended;
+        let follower = self.followers.get_mut(&id).expect("posted to a follower in the registry");
+        assert!(
+            to > follower.shipped && to <= follower.checkpoint + self.identity.ring_len,
+            "posted beyond credit"
+        );
+        follower.shipped = to;
+        follower.posted.push_back(Posted { ticket, to, transaction_end });
+    }
+
+    /// The tail cell to write into a follower's window, if it says something new.
+    pub fn tail_for(&mut self, id: FollowerId) -> Option<TailCell> {
+        let cell = TailCell {
+            epoch: self.epoch.get(),
+            appended_lsn: self.appended.get(),
+            committed_lsn: self.committed().get(),
+        };
+        let follower = self.followers.get_mut(&id).filter(|follower| follower.in_reach())?;
+        (follower.tail_sent.replace(cell) != Some(cell)).then_some(cell)
+    }
+
+    /// Flushes have completed.
+    ///
+    /// # Errors
+    /// [`LeaderError`] when the session is over or what the follower says cannot be; drop it.
+    pub fn completed(
+        &mut self,
+        now_ms: u64,
+        id: FollowerId,
+        completion: Completion,
+    ) -> Result<(), LeaderError> {
+        let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
+        follower.last_heard_ms = now_ms;
+        let mut last = None;
+        while let Some(&posted) = follower.posted.front()
+            && posted.ticket <= completion.ticket
+        {
+            last = Some(posted);
+            follower.posted.pop_front();
+        }
+        let Some(reported) = completion.reported else {
+            if let Some(posted) = last {
+                follower.raise(posted.to, Lsn::ZERO, Lsn::ZERO);
+                self.recompute();
+            }
+            return Ok(());
+        };
+        if let Some(posted) = last
+            && posted.transaction_end
+            && reported.durable < posted.to
+        {
+            return Err(LeaderError::DoesNotValidate { posted: posted.to, validated: reported.durable });
+        }
+        self.reported(id, reported.durable, reported.applied, reported.checkpoint)
+    }
+
+    /// A follower has said on its control channel how far it is.
+    ///
+    /// # Errors
+    /// [`LeaderError`] when the session is over or what the follower says cannot be; drop it.
+    pub fn status(&mut self, now_ms: u64, id: FollowerId, status: &Status) -> Result<(), LeaderError> {
+        let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
+        follower.last_heard_ms = now_ms;
+        if !follower.in_reach() {
+            return Ok(());
+        }
+        let progress = status.progress;
+        // What it holds but was not asked to flush is not durable on the terms of the session.
+        let durable = Lsn::new(progress.durable_lsn).min(follower.durable);
+        let reported = (Lsn::new(progress.applied_lsn), Lsn::new(progress.checkpoint_lsn));
+        self.reported(id, durable, reported.0.min(durable), reported.1.min(durable))
+    }
+
+    fn reported(
+        &mut self,
+        id: FollowerId,
+        durable: Lsn,
+        applied: Lsn,
+        checkpoint: Lsn,
+    ) -> Result<(), LeaderError> {
+        let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
+        if durable > follower.shipped {
+            return Err(LeaderError::ClaimsTooMuch { reported: durable, shipped: follower.shipped });
+        }
+        if checkpoint > applied || applied > durable {
+            return Err(LeaderError::OutOfOrder { durable, applied, checkpoint });
+        }
+        follower.raise(durable, applied, checkpoint);
+        self.recompute();
+        Ok(())
+    }
+
+    /// A follower's session is over.
+    pub fn leave(&mut self, id: FollowerId) {
+        if self.followers.remove(&id).is_some() {
+            self.recompute();
+        }
+    }
+
+    /// Time has passed. To be called at least every [`Config::heartbeat_ms`].
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let beat = Heartbeat {
+            session: 0,
+            epoch: self.epoch.get(),
+            appended_lsn: self.appended.get(),
+            committed_lsn: self.committed().get(),
+        };
+        let full = self.ring_is_nearly_full();
+        let local = self.local.checkpoint;
+        for follower in self.followers.values_mut() {
+            if now_ms.saturating_sub(follower.last_heartbeat_ms) >= self.config.heartbeat_ms {
+                follower.last_heartbeat_ms = now_ms;
+                let session = follower.id.session();
+                actions.push(Action::Send(follower.id, Body::Heartbeat(Heartbeat { session, ..beat })));
+            }
+            let holds = full && follower.in_reach() && follower.checkpoint < local;
+            follower.holding_since_ms = if holds { follower.holding_since_ms.or(Some(now_ms)) } else { None };
+        }
+        for (id, reason) in self.overdue(now_ms) {
+            self.leave(id);
+            actions.push(Action::Dropped(id, reason));
+        }
+        actions
+    }
+
+    /// Whether less than an eighth of the ring is left for new records.
+    fn ring_is_nearly_full(&self) -> bool {
+        let used = self.appended.get().saturating_sub(self.floor().get());
+        used > self.identity.ring_len / 8 * 7
+    }
+
+    fn overdue(&self, now_ms: u64) -> Vec<(FollowerId, String)> {
+        let overdue = |follower: &FollowerEntry| {
+            let silent_ms = now_ms.saturating_sub(follower.last_heard_ms);
+            if silent_ms >= self.config.deadline_ms {
+                return Some(format!("it has been silent for {silent_ms} ms"));
+            }
+            let holding_ms = now_ms - follower.holding_since_ms?;
+            (holding_ms >= self.config.hold_limit_ms).then(|| {
+                format!(
+                    "it has held the log back at checkpoint_lsn {} for {holding_ms} ms (appended_lsn {})",
+                    follower.checkpoint, self.appended
+                )
+            })
+        };
+        self.followers.values().filter_map(|follower| Some((follower.id, overdue(follower)?))).collect()
+    }
+}

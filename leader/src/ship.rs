@@ -1,0 +1,88 @@
+//! From the leader's log into a follower's window, and back.
+//!
+//! [`pump`] is called once per turn for every follower: it posts what is new as at most two ranges (the ring may wrap), one flush and
+//! a tail cell, and kicks the link once. [`collect`] takes what has completed. Neither waits.
+
+use std::sync::Arc;
+
+use farkeep_core::lsn::Lsn;
+use farkeep_fabric::{Completion, FabricError, LogBytes, LogMemory, RemoteWindow, Sending};
+use farkeep_proto::window::RING_AT;
+
+use crate::followers::FollowerId;
+use crate::leader::{Leader, LeaderError};
+
+/// The longest single write; longer shipments are cut into several.
+const MAX_WRITE_LEN: u64 = 1 << 30;
+
+/// Posts what the follower lacks, as far as its credit and the link's room allow, and sends it.
+///
+/// # Errors
+/// [`FabricError`] when the link is broken; the session is over then.
+pub fn pump<W: RemoteWindow + ?Sized>(
+    leader: &mut Leader,
+    id: FollowerId,
+    window: &mut W,
+    log: &Arc<dyn LogMemory>,
+) -> Result<Sending, FabricError> {
+    if let Some(shipment) = leader.shipment(id, window.room()) {
+        for (at, len) in ring_ranges(shipment.from, shipment.to, leader.ring_len()) {
+            window.write(RING_AT + at, LogBytes::new(Arc::clone(log), at, len));
+        }
+        let ticket = window.flush();
+        leader.posted(id, shipment.to, ticket);
+    }
+    if let Some(cell) = leader.tail_for(id) {
+        window.write_tail(cell);
+    }
+    window.kick()
+}
+
+/// Takes what has completed on a follower's link. `done` is scratch space.
+///
+/// # Errors
+/// [`LeaderError::Fabric`] when the link is broken, or what is wrong with what the follower said; the session is
+/// over either way.
+pub fn collect<W: RemoteWindow + ?Sized>(
+    leader: &mut Leader,
+    now_ms: u64,
+    id: FollowerId,
+    window: &mut W,
+    done: &mut Vec<Completion>,
+) -> Result<(), LeaderError> {
+    done.clear();
+    let polled = window.poll(done);
+    for completion in done.drain(..) {
+        leader.completed(now_ms, id, completion)?;
+    }
+    Ok(polled?)
+}
+
+/// Where `from..to` lies in a ring: offset and length of its parts, two if it wraps.
+fn ring_ranges(from: Lsn, to: Lsn, ring_len: u64) -> impl Iterator<Item = (u64, u32)> {
+    let mut at = from;
+    std::iter::from_fn(move || {
+        if at == to {
+            return None;
+        }
+        let offset = at.get() % ring_len;
+        let len = to.distance_from(at).min(ring_len - offset).min(MAX_WRITE_LEN);
+        at = at + len;
+        Some((offset, len as u32))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shipment_is_one_range_or_two_at_the_wrap() {
+        let ranges = |from, to| ring_ranges(Lsn::new(from), Lsn::new(to), 1000).collect::<Vec<_>>();
+        assert_eq!(ranges(100, 300), [(100, 200)]);
+        assert_eq!(ranges(1900, 2000), [(900, 100)]);
+        assert_eq!(ranges(1900, 2100), [(900, 100), (0, 100)]);
+        assert_eq!(ranges(1500, 2500), [(500, 500), (0, 500)]);
+        assert_eq!(ranges(7, 7), []);
+    }
+}
