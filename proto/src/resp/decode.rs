@@ -27,13 +27,13 @@ const UNAUTHENTICATED_BULK_LEN: i64 = 16 * 1024;
 pub struct Limits {
     /// The longest argument, in bytes (`proto-max-bulk-len`).
     pub max_bulk_len: u64,
-    /// Whether the client still has to authenticate; it then gets far tighter limits.
-    pub unauthenticated: bool,
+    /// Whether the client has authenticated, or need not. Until then it gets far tighter limits.
+    pub authenticated: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bulk_len: 512 * 1024 * 1024, unauthenticated: false }
+        Self { max_bulk_len: 512 * 1024 * 1024, authenticated: true }
     }
 }
 
@@ -197,7 +197,7 @@ pub fn decode(
     if count > i64::from(i32::MAX) {
         return Err(ProtocolError::InvalidMultibulkLength);
     }
-    if count > UNAUTHENTICATED_ARGS && limits.unauthenticated {
+    if count > UNAUTHENTICATED_ARGS && !limits.authenticated {
         return Err(ProtocolError::UnauthenticatedMultibulkLength);
     }
     state.searched = 0;
@@ -242,7 +242,7 @@ fn bulks(
                 if len as u64 > limits.max_bulk_len {
                     return Err(ProtocolError::InvalidBulkLength);
                 }
-                if len > UNAUTHENTICATED_BULK_LEN && limits.unauthenticated {
+                if len > UNAUTHENTICATED_BULK_LEN && !limits.authenticated {
                     return Err(ProtocolError::UnauthenticatedBulkLength);
                 }
                 state.searched = 0;

@@ -50,7 +50,7 @@ fn malformed_requests_are_named_as_redis_names_them() {
 
 #[test]
 fn limits_are_tight_before_authentication() {
-    let limits = Limits { unauthenticated: true, ..Limits::default() };
+    let limits = Limits { authenticated: false, ..Limits::default() };
     assert_eq!(error_of(b"*11\r\n", &limits), "Protocol error: unauthenticated multibulk length");
     assert_eq!(error_of(b"*1\r\n$16385\r\n", &limits), "Protocol error: unauthenticated bulk length");
     assert_eq!(feed(b"*10\r\n$16384\r\n", &limits, || 1).end, Ok(13));

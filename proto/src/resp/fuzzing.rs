@@ -59,7 +59,7 @@ pub fn feed(stream: &[u8], limits: &Limits, mut pieces: impl FnMut() -> usize) -
 /// When it does not.
 pub fn pieces_mean_the_same_as_the_whole(data: &[u8]) {
     let (cuts, stream) = data.split_at(data.len().min(8));
-    let limits = Limits { max_bulk_len: 1 << 20, unauthenticated: cuts.first().is_some_and(|b| b & 1 == 1) };
+    let limits = Limits { max_bulk_len: 1 << 20, authenticated: cuts.first().is_none_or(|b| b & 1 == 0) };
     let whole = feed(stream, &limits, || usize::MAX);
     let bytewise = feed(stream, &limits, || 1);
     let mut lengths = cuts.iter().cycle();
