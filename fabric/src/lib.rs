@@ -10,11 +10,13 @@
 
 #![forbid(unsafe_code)]
 
+mod identity;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
 pub mod window;
 
+pub use identity::Identity;
 pub use window::{
     Completion, FabricError, FabricKind, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window,
     WindowError,

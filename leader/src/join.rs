@@ -4,25 +4,8 @@
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
 use farkeep_core::lsn::Lsn;
-use farkeep_fabric::FabricKind;
+use farkeep_fabric::{FabricKind, Identity};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
-
-/// What a node is, apart from how far it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The node's id.
-    pub node_id: [u8; 16],
-    /// The dataset's id; `None` in an empty pool.
-    pub dataset_id: Option<[u8; 16]>,
-    /// The version of redo records and window.
-    pub log_format: u32,
-    /// Length of the ring in bytes.
-    pub ring_len: u64,
-    /// Length of a segment in bytes.
-    pub segment_len: u64,
-    /// The `farkeep` version, for logs.
-    pub software: String,
-}
 
 /// What the decision needs to know of the leader.
 #[derive(Debug)]
@@ -97,7 +80,8 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
         );
     }
     let durable = Lsn::new(hello.progress.durable_lsn);
-    let checkpoint = Lsn::new(hello.progress.checkpoint_lsn);
+    // What is in the image cannot be taken back. After a restart this is what recovery has replayed.
+    let applied = Lsn::new(hello.progress.applied_lsn.max(hello.progress.checkpoint_lsn));
     let common = common_point(ours.history, ours.appended, &hello.history, durable);
 
     let last = hello.history.last();
@@ -115,11 +99,11 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
             ),
         );
     }
-    if common < checkpoint {
+    if common < applied {
         return refuse(
             RefuseReason::Diverged,
             format!(
-                "the follower's image already holds LSN {checkpoint}, but its log and the leader's are the same only up \
+                "the follower's image already holds LSN {applied}, but its log and the leader's are the same only up \
                  to {common}"
             ),
         );

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use farkeep_core::lsn::{Epoch, Lsn};
-use farkeep_fabric::{Completion, FabricError, FabricKind, Ticket};
+use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket};
 use farkeep_proto::control::{Body, Heartbeat, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
 
 use crate::commit::{CommitPoint, kth_best};
 use crate::followers::{FollowerEntry, FollowerId, FollowerState, Posted};
-use crate::join::{Decision, Identity, Ours, decide};
+use crate::join::{Decision, Ours, decide};
 
 /// The most followers that a leader takes in.
 pub const MAX_FOLLOWERS: usize = 64;

@@ -17,9 +17,10 @@ mod join;
 mod leader;
 pub mod ship;
 
+pub use farkeep_fabric::Identity;
 pub use followers::{FollowerEntry, FollowerId, FollowerState};
 pub use held::HeldReplies;
-pub use join::{Identity, common_point};
+pub use join::common_point;
 pub use leader::{
     Action, Availability, Config, Join, Leader, LeaderError, LocalWatermarks, NoReplicas, OnFollowerLoss,
     Peer, Shipment, Start,

@@ -1,0 +1,449 @@
+//! The follower's state machine.
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_fabric::{FabricKind, Identity};
+use farkeep_proto::control::{Body, FabricOffer, Goodbye, Ready, Reign, Status, Welcome};
+use farkeep_proto::window::TailCell;
+
+use crate::apply::{Bookkeeping, Progress};
+use crate::join::{JoinError, Past, examine, hello};
+
+/// What an operator, or the build, chooses.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The first pause after a failed attempt; it doubles with each.
+    pub retry_min_ms: u64,
+    /// The longest pause between two attempts.
+    pub retry_max_ms: u64,
+    /// How long connecting and joining may take, and how long a leader may be silent before its first heartbeat has
+    /// told otherwise.
+    pub join_timeout_ms: u64,
+    /// The least time between two statuses that are not answers to a heartbeat.
+    pub status_interval_ms: u64,
+    /// The port at which this node serves clients.
+    pub listening_port: u16,
+    /// The address to be announced under; empty: the one it connects from.
+    pub announce_address: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            retry_min_ms: 50,
+            retry_max_ms: 2000,
+            join_timeout_ms: 5000,
+            status_interval_ms: 20,
+            listening_port: 0,
+            announce_address: String::new(),
+        }
+    }
+}
+
+/// What recovery found in the pool.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// The reigns that the log has seen, oldest first.
+    pub history: Vec<Reign>,
+    /// The highest epoch promised to.
+    pub promised: Epoch,
+    /// How far the node is.
+    pub progress: Progress,
+    /// Whether the image is in the middle of a sync.
+    pub mid_sync: bool,
+}
+
+/// What is to be done, in the order given. An action that persists something has done so before the next one begins;
+/// if it fails, the rest must not happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Open a control channel to the leader; report [`Follower::connected`] or [`Follower::disconnected`].
+    Connect,
+    /// Send a message on the control channel.
+    Send(Body),
+    /// Close the control channel, if one is open, and forget what it still brings.
+    Disconnect,
+    /// Make it impossible that the window takes, or answers for, anything more of the last session: deregister,
+    /// disconnect, stop the agent. Needed before anything that comes behind it.
+    CloseWindow,
+    /// Persist that this node takes part in no epoch below this one.
+    Promise(Epoch),
+    /// Make the empty pool this dataset's, with a log of this geometry.
+    Adopt {
+        /// The dataset's id.
+        dataset_id: [u8; 16],
+        /// Length of the ring in bytes.
+        ring_len: u64,
+        /// Length of a segment in bytes.
+        segment_len: u64,
+    },
+    /// Cut the log off at this transaction end, durably.
+    Truncate(Lsn),
+    /// Persist this epoch history in place of the old one. No record of its last reign has been acknowledged before.
+    PersistHistory(Vec<Reign>),
+    /// Open the window for a session over this fabric; on tcp: open the data channel and start its agent.
+    OpenWindow {
+        /// The session's number.
+        session: u64,
+        /// The fabric.
+        fabric: FabricKind,
+    },
+    /// Log this: the attempt to join has failed, and will be repeated.
+    JoinFailed(JoinError),
+    /// Log this: the session is over, and will be re-established.
+    SessionLost(String),
+}
+
+/// How the link to the leader stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// No leader is followed: fenced, promoted or never told whom to follow.
+    Detached,
+    /// Waiting to try (again).
+    Waiting,
+    /// The control channel is being opened.
+    Connecting,
+    /// `Hello` is said.
+    Joining,
+    /// In a session.
+    Following,
+}
+
+/// What `INFO` says about the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How the link stands.
+    pub link: Link,
+    /// The session's number; 0 without one.
+    pub session: u64,
+    /// The fabric in use.
+    pub fabric: Option<FabricKind>,
+    /// Why no better one is.
+    pub fabric_reason: String,
+    /// When the leader was last heard, in milliseconds of the caller's clock.
+    pub last_heard_ms: u64,
+    /// Why the last attempt failed; `None` after one that did not.
+    pub last_error: Option<JoinError>,
+}
+
+#[derive(Debug)]
+enum State {
+    Detached,
+    Waiting { until_ms: u64 },
+    Connecting { since_ms: u64 },
+    Joining { since_ms: u64 },
+    Following(Session),
+}
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    fabric: FabricKind,
+    fabric_reason: String,
+    deadline_ms: u64,
+    last_heard_ms: u64,
+    last_status_ms: u64,
+    last_status: Progress,
+}
+
+/// A node that follows.
+#[derive(Debug)]
+pub struct Follower {
+    config: Config,
+    identity: Identity,
+    fabrics: Vec<FabricOffer>,
+    pub(crate) past: Past,
+    pub(crate) mid_sync: bool,
+    book: Bookkeeping,
+    state: State,
+    failed_attempts: u32,
+    last_error: Option<JoinError>,
+}
+
+impl Follower {
+    /// A node with these holdings that follows nobody yet. `fabrics` are offered best first.
+    pub fn new(config: Config, identity: Identity, fabrics: Vec<FabricOffer>, holdings: Holdings) -> Self {
+        Self {
+            config,
+            identity,
+            fabrics,
+            past: Past { history: holdings.history, promised: holdings.promised },
+            mid_sync: holdings.mid_sync,
+            book: Bookkeeping::new(holdings.progress),
+            state: State::Detached,
+            failed_attempts: 0,
+            last_error: None,
+        }
+    }
+
+    /// How far this node is.
+    pub fn progress(&self) -> Progress {
+        self.book.progress()
+    }
+
+    /// Up to where the replayer may go.
+    pub fn replay_target(&self) -> Lsn {
+        self.book.progress().committed
+    }
+
+    /// The reigns that the log has seen, oldest first.
+    pub fn history(&self) -> &[Reign] {
+        &self.past.history
+    }
+
+    /// The highest epoch promised to.
+    pub fn promised(&self) -> Epoch {
+        self.past.highest()
+    }
+
+    /// What this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How the link to the leader stands.
+    pub fn link(&self) -> Link {
+        match self.state {
+            State::Detached => Link::Detached,
+            State::Waiting { .. } => Link::Waiting,
+            State::Connecting { .. } => Link::Connecting,
+            State::Joining { .. } => Link::Joining,
+            State::Following(_) => Link::Following,
+        }
+    }
+
+    /// What `INFO` says about the leader.
+    pub fn standing(&self) -> Standing {
+        let session = match &self.state {
+            State::Following(session) => Some(session),
+            _ => None,
+        };
+        Standing {
+            link: self.link(),
+            session: session.map_or(0, |session| session.number),
+            fabric: session.map(|session| session.fabric),
+            fabric_reason: session.map_or_else(String::new, |session| session.fabric_reason.clone()),
+            last_heard_ms: session.map_or(0, |session| session.last_heard_ms),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    /// What can be offered has changed (a device came or went). Counts from the next attempt to join.
+    pub fn set_fabrics(&mut self, fabrics: Vec<FabricOffer>) {
+        self.fabrics = fabrics;
+    }
+
+    /// Follow a leader, or another one than before; the owner knows its address. Any session is over.
+    pub fn follow(&mut self, now_ms: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if !matches!(self.state, State::Detached | State::Waiting { .. }) {
+            actions.extend([Action::CloseWindow, Action::Disconnect]);
+        }
+        self.failed_attempts = 0;
+        self.state = State::Connecting { since_ms: now_ms };
+        actions.push(Action::Connect);
+        actions
+    }
+
+    pub(crate) fn detach(&mut self) {
+        self.state = State::Detached;
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        matches!(self.state, State::Detached)
+    }
+
+    /// The control channel is open.
+    pub fn connected(&mut self, now_ms: u64) -> Vec<Action> {
+        if !matches!(self.state, State::Connecting { .. }) {
+            return Vec::new();
+        }
+        self.state = State::Joining { since_ms: now_ms };
+        let hello = hello(
+            &self.identity,
+            &self.past,
+            self.progress(),
+            self.fabrics.clone(),
+            self.config.listening_port,
+            self.config.announce_address.clone(),
+        );
+        vec![Action::Send(Body::Hello(hello))]
+    }
+
+    /// The control channel, the data channel or the attempt to open one has ended.
+    pub fn disconnected(&mut self, now_ms: u64, why: &str) -> Vec<Action> {
+        match self.state {
+            State::Detached | State::Waiting { .. } => Vec::new(),
+            State::Connecting { .. } | State::Joining { .. } | State::Following(_) => {
+                let mut actions = self.retry(now_ms);
+                actions.push(Action::SessionLost(why.to_owned()));
+                actions
+            }
+        }
+    }
+
+    /// Gives the session up and waits before the next attempt.
+    fn retry(&mut self, now_ms: u64) -> Vec<Action> {
+        let doublings = self.failed_attempts.min(16);
+        let pause_ms = (self.config.retry_min_ms << doublings).min(self.config.retry_max_ms);
+        self.failed_attempts = self.failed_attempts.saturating_add(1);
+        self.state = State::Waiting { until_ms: now_ms + pause_ms };
+        vec![Action::CloseWindow, Action::Disconnect]
+    }
+
+    fn join_failed(&mut self, now_ms: u64, error: JoinError) -> Vec<Action> {
+        let mut actions = self.retry(now_ms);
+        actions.push(Action::JoinFailed(error.clone()));
+        self.last_error = Some(error);
+        actions
+    }
+
+    /// A message came on the control channel. `None` stands for a kind that this build does not know.
+    pub fn message(&mut self, now_ms: u64, body: Option<Body>) -> Vec<Action> {
+        match (&mut self.state, body) {
+            (State::Joining { .. }, Some(Body::Welcome(welcome))) => self.welcomed(now_ms, &welcome),
+            (State::Joining { .. }, Some(Body::Refuse(refuse))) => {
+                self.join_failed(now_ms, JoinError::Refused(refuse.text))
+            }
+            (State::Following(session), Some(Body::Heartbeat(heartbeat)))
+                if heartbeat.session == session.number =>
+            {
+                session.last_heard_ms = now_ms;
+                self.book.told(Lsn::new(heartbeat.committed_lsn));
+                vec![self.status(now_ms)]
+            }
+            (State::Following(session), Some(Body::Goodbye(goodbye)))
+                if goodbye.session == session.number =>
+            {
+                let why = format!("the leader ends the session: {}", goodbye.reason);
+                self.disconnected(now_ms, &why)
+            }
+            // Messages of an earlier session, or of a kind that is not for a follower.
+            _ => Vec::new(),
+        }
+    }
+
+    fn welcomed(&mut self, now_ms: u64, welcome: &Welcome) -> Vec<Action> {
+        let accepted = match examine(&self.identity, &self.past, self.progress(), welcome) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let goodbye = Goodbye { session: welcome.session, reason: error.to_string() };
+                let mut actions = vec![Action::Send(Body::Goodbye(goodbye))];
+                actions.extend(self.join_failed(now_ms, error));
+                return actions;
+            }
+        };
+        // The order matters. No leader of an earlier epoch can be answered from here on; the suffix that the new
+        // leader does not have is gone before its history claims otherwise; the history is persistent before the
+        // first record of the new reign can arrive, let alone be acknowledged.
+        let mut actions = Vec::new();
+        if accepted.epoch > self.past.promised {
+            self.past.promised = accepted.epoch;
+            actions.push(Action::Promise(accepted.epoch));
+        }
+        actions.push(Action::CloseWindow);
+        if self.identity.dataset_id.is_none() {
+            self.identity.dataset_id = Some(accepted.dataset_id);
+            (self.identity.ring_len, self.identity.segment_len) = (welcome.ring_len, welcome.segment_len);
+            actions.push(Action::Adopt {
+                dataset_id: accepted.dataset_id,
+                ring_len: welcome.ring_len,
+                segment_len: welcome.segment_len,
+            });
+        }
+        if accepted.resume < self.progress().durable {
+            self.book.truncated(accepted.resume);
+            actions.push(Action::Truncate(accepted.resume));
+        }
+        if self.past.history != welcome.history {
+            self.past.history.clone_from(&welcome.history);
+            actions.push(Action::PersistHistory(welcome.history.clone()));
+        }
+        self.book.told(Lsn::new(welcome.committed_lsn));
+        actions.push(Action::OpenWindow { session: welcome.session, fabric: accepted.fabric });
+        let progress = self.progress();
+        actions.push(Action::Send(Body::Ready(Ready {
+            session: welcome.session,
+            progress: progress.message(),
+        })));
+        self.state = State::Following(Session {
+            number: welcome.session,
+            fabric: accepted.fabric,
+            fabric_reason: welcome.fabric_reason.clone(),
+            deadline_ms: u64::from(welcome.deadline_ms),
+            last_heard_ms: now_ms,
+            last_status_ms: now_ms,
+            last_status: progress,
+        });
+        self.failed_attempts = 0;
+        self.last_error = None;
+        actions
+    }
+
+    fn status(&mut self, now_ms: u64) -> Action {
+        let progress = self.book.progress();
+        let State::Following(session) = &mut self.state else {
+            unreachable!("a status belongs to a session")
+        };
+        session.last_status_ms = now_ms;
+        session.last_status = progress;
+        Action::Send(Body::Status(Status { session: session.number, progress: progress.message() }))
+    }
+
+    /// The log validates up to `durable`, the end of a transaction, and its records say that `committed` is committed.
+    /// Panics if `durable` goes back.
+    pub fn scanned(&mut self, durable: Lsn, committed: Lsn) {
+        self.book.scanned(durable, committed);
+    }
+
+    /// The tail cell says something. Only a cell of the session's own epoch counts.
+    pub fn tail_cell(&mut self, cell: TailCell) {
+        if let State::Following(_) = self.state {
+            self.book.tail_cell(cell, self.past.highest());
+        }
+    }
+
+    /// The leader has been heard on the data channel.
+    pub fn heard(&mut self, now_ms: u64) {
+        if let State::Following(session) = &mut self.state {
+            session.last_heard_ms = now_ms;
+        }
+    }
+
+    /// The replayer has stored everything up to `applied` and persisted everything up to `checkpoint`.
+    pub fn replayed(&mut self, applied: Lsn, checkpoint: Lsn) {
+        self.book.replayed(applied, checkpoint);
+    }
+
+    /// Time has passed. To be called at least every [`Config::status_interval_ms`] while something moves, and every
+    /// 100 ms otherwise.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
+        let waited = |since_ms: u64| now_ms.saturating_sub(since_ms) >= self.config.join_timeout_ms;
+        match &self.state {
+            State::Detached => Vec::new(),
+            State::Waiting { until_ms } if now_ms < *until_ms => Vec::new(),
+            State::Waiting { .. } => {
+                self.state = State::Connecting { since_ms: now_ms };
+                vec![Action::Connect]
+            }
+            State::Connecting { since_ms } if waited(*since_ms) => {
+                self.disconnected(now_ms, "connecting to the leader took too long")
+            }
+            State::Joining { since_ms } if waited(*since_ms) => {
+                self.disconnected(now_ms, "the leader did not answer the hello")
+            }
+            State::Connecting { .. } | State::Joining { .. } => Vec::new(),
+            State::Following(session) => {
+                let silent_ms = now_ms.saturating_sub(session.last_heard_ms);
+                if silent_ms >= session.deadline_ms {
+                    return self
+                        .disconnected(now_ms, &format!("the leader has been silent for {silent_ms} ms"));
+                }
+                let due = now_ms.saturating_sub(session.last_status_ms) >= self.config.status_interval_ms;
+                if due && session.last_status != self.book.progress() {
+                    return vec![self.status(now_ms)];
+                }
+                Vec::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Taking over.
+//!
+//! In two steps, because on a one-sided fabric bytes go on arriving until the window is closed: [`Follower::fence`] makes it
+//! impossible for the old leader to get another acknowledgement out of this node; then the owner scans its log to the
+//! end once more; then [`Follower::promote`] says what the new reign starts with. A crash between the two leaves a
+//! follower that has promised to an epoch nobody reigns in, which is harmless: the next reign goes above it.
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_proto::control::Reign;
+
+use crate::follower::{Action, Follower};
+
+/// Why a node cannot take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromoteError {
+    /// Its image is in the middle of a sync and of no use by itself (I10).
+    #[error("this node is in the middle of a sync and cannot be promoted")]
+    MidSync,
+    /// It has not been fenced.
+    #[error("this node has not been fenced, so its leader may still be acknowledging writes")]
+    NotFenced,
+    /// It has promised to another node's higher epoch since.
+    #[error("this node has promised to epoch {0} meanwhile")]
+    Outbid(Epoch),
+}
+
+/// What a new reign starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// All reigns of the log, the new one last. To be persisted before its first record is appended.
+    pub history: Vec<Reign>,
+    /// Where the log ends, and so where the `EPOCH_START` record goes.
+    pub start: Lsn,
+    /// What is known to be committed; the rest of the log is, once the `EPOCH_START` record is.
+    pub committed: Lsn,
+}
+
+impl Follower {
+    /// The lowest epoch that a reign begun here may have.
+    pub fn next_epoch(&self) -> Epoch {
+        self.past.highest().next()
+    }
+
+    /// Leaves the old leader for good: promises to `epoch`, durably, closes the window, ends the session. Carry the
+    /// actions out, scan the log to its end and report it with [`Follower::scanned`]; then this node's `durable_lsn`
+    /// can be compared with others' and one of them be promoted.
+    ///
+    /// # Errors
+    /// [`PromoteError::Outbid`] when this node has promised to a higher epoch already, or to this one before.
+    pub fn fence(&mut self, epoch: Epoch) -> Result<Vec<Action>, PromoteError> {
+        if epoch < self.next_epoch() {
+            return Err(PromoteError::Outbid(self.past.highest()));
+        }
+        self.past.promised = epoch;
+        self.detach();
+        Ok(vec![Action::Promise(epoch), Action::CloseWindow, Action::Disconnect])
+    }
+
+    /// Begins a reign with the epoch of the fence. `replid` is random.
+    ///
+    /// # Errors
+    /// [`PromoteError`]; the node then stays fenced.
+    pub fn promote(&mut self, replid: [u8; 20]) -> Result<Promotion, PromoteError> {
+        if self.mid_sync {
+            return Err(PromoteError::MidSync);
+        }
+        let epoch = self.past.promised;
+        if !self.is_detached() || self.past.history.last().is_some_and(|last| last.epoch >= epoch.get()) {
+            return Err(PromoteError::NotFenced);
+        }
+        let progress = self.progress();
+        let mut history = self.past.history.clone();
+        history.push(Reign {
+            epoch: epoch.get(),
+            replid: replid.to_vec(),
+            start_lsn: progress.durable.get(),
+        });
+        Ok(Promotion { epoch, history, start: progress.durable, committed: progress.committed })
+    }
+}

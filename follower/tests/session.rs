@@ -1,0 +1,193 @@
+//! The follower's state machine, talked to as a leader would.
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_fabric::{FabricKind, Identity};
+use farkeep_follower::{Action, Config, Follower, Holdings, JoinError, Link, Progress, PromoteError};
+use farkeep_proto::control::{Body, FabricOffer, Heartbeat, Refuse, Reign, Welcome};
+use farkeep_proto::window::TailCell;
+
+const DATASET: [u8; 16] = [9; 16];
+
+fn reign(epoch: u32, tag: u8, start_lsn: u64) -> Reign {
+    Reign { epoch, replid: vec![tag; 20], start_lsn }
+}
+
+fn identity(dataset_id: Option<[u8; 16]>) -> Identity {
+    Identity {
+        node_id: [2; 16],
+        dataset_id,
+        log_format: 1,
+        ring_len: 1 << 20,
+        segment_len: 1 << 16,
+        software: "test".into(),
+    }
+}
+
+fn progress(checkpoint: u64, applied: u64, committed: u64, durable: u64) -> Progress {
+    let [checkpoint, applied, committed, durable] = [checkpoint, applied, committed, durable].map(Lsn::new);
+    Progress { checkpoint, applied, committed, durable }
+}
+
+fn follower(history: Vec<Reign>, at: Progress) -> Follower {
+    let offers = vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }];
+    let promised = Epoch::new(history.last().map_or(0, |reign| reign.epoch));
+    let holdings = Holdings { history, promised, progress: at, mid_sync: false };
+    Follower::new(Config::default(), identity(Some(DATASET)), offers, holdings)
+}
+
+fn welcome(history: Vec<Reign>, resume_lsn: u64, committed_lsn: u64) -> Welcome {
+    Welcome {
+        session: 77,
+        node_id: vec![1; 16],
+        dataset_id: DATASET.to_vec(),
+        history,
+        resume_lsn,
+        committed_lsn,
+        fabric: "tcp".into(),
+        heartbeat_ms: 500,
+        deadline_ms: 3000,
+        ring_len: 1 << 20,
+        segment_len: 1 << 16,
+        ..Welcome::default()
+    }
+}
+
+fn join(follower: &mut Follower, welcome: Welcome) -> Vec<Action> {
+    assert_eq!(follower.follow(0).last(), Some(&Action::Connect));
+    assert!(matches!(&follower.connected(0)[..], [Action::Send(Body::Hello(_))]));
+    follower.message(0, Some(Body::Welcome(welcome)))
+}
+
+#[test]
+fn a_new_reign_is_promised_before_and_its_history_persisted_after_the_suffix_is_cut() {
+    let ours = reign(1, 1, 0);
+    let theirs = vec![ours.clone(), reign(2, 2, 3000)];
+    let mut follower = follower(vec![ours], progress(1000, 2000, 2500, 4000));
+    let actions = join(&mut follower, welcome(theirs.clone(), 3000, 2600));
+    assert_eq!(actions[..5], [
+        Action::Promise(Epoch::new(2)),
+        Action::CloseWindow,
+        Action::Truncate(Lsn::new(3000)),
+        Action::PersistHistory(theirs),
+        Action::OpenWindow { session: 77, fabric: FabricKind::Tcp },
+    ]);
+    assert!(matches!(actions[5], Action::Send(Body::Ready(_))));
+    assert_eq!(follower.progress(), progress(1000, 2000, 2600, 3000));
+    assert_eq!(follower.link(), Link::Following);
+}
+
+#[test]
+fn a_resumed_session_of_the_same_reign_touches_nothing_in_the_pool() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(1000, 2000, 2500, 4000));
+    let actions = join(&mut follower, welcome(history, 4000, 4000));
+    assert_eq!(actions.len(), 3, "{actions:?}");
+    assert_eq!(follower.replay_target(), Lsn::new(4000));
+}
+
+#[test]
+fn an_empty_node_takes_over_dataset_and_geometry() {
+    let offers = vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }];
+    let mut follower = Follower::new(Config::default(), identity(None), offers, Holdings::default());
+    let actions = join(&mut follower, Welcome { ring_len: 1 << 21, ..welcome(vec![reign(1, 1, 0)], 0, 500) });
+    assert!(actions.contains(&Action::Adopt { dataset_id: DATASET, ring_len: 1 << 21, segment_len: 1 << 16 }));
+    assert_eq!(follower.identity().dataset_id, Some(DATASET));
+    assert_eq!(follower.replay_target(), Lsn::ZERO, "nothing is held yet");
+}
+
+#[test]
+fn a_leader_of_an_earlier_epoch_or_a_twin_reign_is_turned_away() {
+    for (theirs, stale) in [(reign(1, 1, 0), true), (reign(2, 7, 3000), false)] {
+        let mut follower = follower(vec![reign(1, 1, 0), reign(2, 2, 3000)], progress(0, 0, 0, 4000));
+        let actions = join(&mut follower, welcome(vec![theirs], 4000, 4000));
+        assert!(matches!(&actions[0], Action::Send(Body::Goodbye(_))), "{actions:?}");
+        let Some(Action::JoinFailed(error)) = actions.last() else { panic!("{actions:?}") };
+        assert_eq!(matches!(error, JoinError::StaleLeader { .. }), stale, "{error}");
+        assert_eq!(follower.link(), Link::Waiting);
+    }
+}
+
+#[test]
+fn a_resume_point_below_what_is_committed_is_turned_away() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 2500, 4000));
+    let actions = join(&mut follower, welcome(history, 2000, 2000));
+    assert!(matches!(actions.last(), Some(Action::JoinFailed(JoinError::Unreachable { .. }))), "{actions:?}");
+    assert_eq!(follower.progress().durable, Lsn::new(4000));
+}
+
+#[test]
+fn attempts_back_off_and_a_success_starts_over() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 0, 0));
+    follower.follow(0);
+    let mut now = 0;
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        follower.disconnected(now, "refused");
+        let since = now;
+        while follower.tick(now) != [Action::Connect] {
+            now += 1;
+        }
+        pauses.push(now - since);
+    }
+    assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+    follower.connected(now);
+    follower.message(now, Some(Body::Welcome(welcome(history, 0, 0))));
+    follower.disconnected(now, "reset");
+    assert_eq!(follower.tick(now + 49), []);
+    assert_eq!(follower.tick(now + 50), [Action::Connect]);
+}
+
+#[test]
+fn a_silent_leader_is_given_up_and_a_heartbeat_is_answered() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
+    join(&mut follower, welcome(history, 100, 0));
+    let beat = Heartbeat { session: 77, epoch: 1, appended_lsn: 100, committed_lsn: 100 };
+    assert!(matches!(&follower.message(2000, Some(Body::Heartbeat(beat)))[..], [Action::Send(Body::Status(_))]));
+    assert_eq!(follower.replay_target(), Lsn::new(100));
+    assert_eq!(follower.message(2001, Some(Body::Heartbeat(Heartbeat { session: 76, ..beat }))), []);
+    assert_eq!(follower.tick(4999), []);
+    assert!(matches!(&follower.tick(5000)[..], [Action::CloseWindow, Action::Disconnect, Action::SessionLost(_)]));
+}
+
+#[test]
+fn progress_is_reported_without_being_asked() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
+    join(&mut follower, welcome(history, 100, 100));
+    follower.replayed(Lsn::new(100), Lsn::new(100));
+    assert_eq!(follower.tick(19), []);
+    assert!(matches!(&follower.tick(20)[..], [Action::Send(Body::Status(_))]));
+    assert_eq!(follower.tick(40), []);
+}
+
+#[test]
+fn a_refusal_is_kept_for_info() {
+    let mut follower = follower(vec![reign(1, 1, 0)], progress(0, 0, 0, 100));
+    follower.follow(0);
+    follower.connected(0);
+    let refuse = Refuse { text: "the leader's log no longer reaches back".into(), ..Refuse::default() };
+    follower.message(0, Some(Body::Refuse(refuse)));
+    let error = follower.standing().last_error.unwrap();
+    assert_eq!(error.to_string(), "the leader refuses: the leader's log no longer reaches back");
+}
+
+#[test]
+fn promotion_needs_a_fence_and_starts_where_the_log_ends_after_it() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 50, 100, 100));
+    join(&mut follower, welcome(history, 100, 100));
+    assert_eq!(follower.promote([3; 20]), Err(PromoteError::NotFenced));
+    assert_eq!(follower.fence(Epoch::new(1)), Err(PromoteError::Outbid(Epoch::new(1))));
+    let actions = follower.fence(follower.next_epoch()).unwrap();
+    assert_eq!(actions, [Action::Promise(Epoch::new(2)), Action::CloseWindow, Action::Disconnect]);
+    // Bytes that arrived before the window was closed.
+    follower.scanned(Lsn::new(180), Lsn::new(120));
+    follower.tail_cell(TailCell { epoch: 1, appended_lsn: 500, committed_lsn: 180 });
+    let promotion = follower.promote([3; 20]).unwrap();
+    assert_eq!((promotion.epoch, promotion.start), (Epoch::new(2), Lsn::new(180)));
+    assert_eq!(promotion.committed, Lsn::new(120), "a hint is not listened to after the fence");
+    assert_eq!(promotion.history.last(), Some(&reign(2, 3, 180)));
+}
