@@ -1,0 +1,105 @@
+//! The bars: what must be true of Farkeep beside redis-server, and how each is found out.
+
+pub mod footprint;
+pub mod restart;
+pub mod single;
+pub mod writes;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use comfy_table::Table;
+use farkeep_benches::load::{Limit, Workload};
+
+use crate::report::{show, table};
+use crate::rounds::Series;
+
+/// Pipelines with which every throughput is measured.
+pub const PIPELINES: [usize; 2] = [1, 16];
+
+/// How thoroughly, with what and where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Of one contender in one round.
+    pub measure: Duration,
+    /// Before each measurement.
+    pub warmup: Duration,
+    pub rounds: usize,
+    pub connections: usize,
+    pub keys: u64,
+    pub value_len: usize,
+    /// Keys in the two restarts: the second has twice as many.
+    pub restart_keys: [u64; 2],
+    /// Value length that makes the smaller restart's data about 1 GB.
+    pub restart_value_len: usize,
+    /// Restarts of Farkeep per number of keys.
+    pub restarts: usize,
+    pub redis_server: PathBuf,
+    /// `None` leaves Farkeep out.
+    pub farkeep: Option<PathBuf>,
+    pub disk_root: PathBuf,
+}
+
+impl Plan {
+    pub fn thorough() -> Self {
+        Self {
+            measure: Duration::from_secs(2),
+            warmup: Duration::from_millis(500),
+            rounds: 5,
+            connections: 50,
+            keys: 1_000_000,
+            value_len: 64,
+            restart_keys: [4_000_000, 8_000_000],
+            restart_value_len: 200,
+            restarts: 5,
+            redis_server: PathBuf::new(),
+            farkeep: None,
+            disk_root: PathBuf::new(),
+        }
+    }
+
+    pub fn quick() -> Self {
+        Self {
+            measure: Duration::from_secs(1),
+            warmup: Duration::from_millis(200),
+            rounds: 1,
+            keys: 200_000,
+            restart_keys: [500_000, 1_000_000],
+            restarts: 2,
+            ..Self::thorough()
+        }
+    }
+
+    /// The keys and connections of this plan against one server.
+    pub fn workload(&self, address: SocketAddr) -> Workload {
+        Workload {
+            connections: self.connections,
+            keys: self.keys,
+            value_len: self.value_len,
+            ..Workload::new(address, Limit::Requests(self.keys))
+        }
+    }
+}
+
+/// One row a contender; ratios are to the first one.
+pub fn throughput_table(all: &[Series]) -> Table {
+    let mut table = table(
+        &["", "requests/s", "x first", "p50 ms", "p99 ms", "p999 ms", "CPU us", "of it follower"],
+        &[1, 2, 3, 4, 5, 6, 7],
+    );
+    for series in all {
+        let ms = |percent: f64| show(series.median(|sample| sample.outcome.latency_ms(percent)), "");
+        table.add_row([
+            series.name.clone(),
+            show(series.median(|sample| sample.outcome.throughput()), ""),
+            show(series.ratio_to(&all[0], |sample| sample.outcome.throughput()), "x"),
+            ms(50.0),
+            ms(99.0),
+            ms(99.9),
+            show(series.median(|sample| sample.cpu_us()), ""),
+            show(series.median(|sample| sample.follower_us()), ""),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,107 @@
+//! Bars 1 and 3: durable writes on two nodes, their throughput, latency and CPU time.
+
+use farkeep_benches::stop::Stop;
+use serde_json::json;
+
+use super::{PIPELINES, Plan, throughput_table};
+use crate::contender::Contender;
+use crate::report::{Bar, Bound, Findings};
+use crate::rounds::{self, Case, Sample, Series};
+use crate::site::{Medium, Site};
+use crate::{farkeep, redis};
+
+/// The rival that promises the same, and to which ratios are taken.
+const DURABLE_PAIR: usize = 0;
+/// The rival that promises nothing.
+const ALONE: usize = 2;
+/// Where Farkeep's pairs begin among the contenders: the first is over tcp.
+const FARKEEP_TCP: usize = 3;
+
+/// Bar 3: CPU time per write beside the durable pair of redis-server.
+const CPU_AT_MOST: f64 = 0.7;
+/// Bar 1: p99 beside the durable pair, on tmpfs.
+const P99_AT_MOST: f64 = 0.5;
+
+/// What bar 1 asks for with one pipeline.
+struct Needed {
+    /// Throughput beside the durable pair.
+    throughput: f64,
+    /// Throughput beside redis-server without persistence and without replica: worth striving for.
+    aim: Option<f64>,
+}
+
+fn needed(medium: Medium, pipeline: usize) -> Needed {
+    match (medium, pipeline) {
+        (Medium::Tmpfs, 1) => Needed { throughput: 2.2, aim: Some(1.0) },
+        (Medium::Tmpfs, _) => Needed { throughput: 7.0, aim: Some(2.0) },
+        (Medium::Disk, 1) => Needed { throughput: 1.5, aim: None },
+        (Medium::Disk, _) => Needed { throughput: 3.0, aim: None },
+    }
+}
+
+pub fn run(plan: &Plan, medium: Medium, stop: &Stop) -> anyhow::Result<Findings> {
+    let site = Site::new(medium, plan)?;
+    let mut contenders = start(&site, plan, stop)?;
+    rounds::preload(&mut contenders, plan, stop)?;
+    let mut findings = Findings {
+        title: format!("Durable writes on two nodes, {}", medium.name()),
+        tables: Vec::new(),
+        bars: Vec::new(),
+        figures: json!({}),
+    };
+    for pipeline in PIPELINES {
+        let case = Case { set_percent: 100, pipeline };
+        let all = rounds::interleaved(case, &mut contenders, plan, stop)?;
+        findings.tables.push((case.name(), throughput_table(&all)));
+        findings.bars.extend(judge(&all, medium, case));
+        findings.figures[case.name()] = all.iter().map(Series::to_json).collect();
+    }
+    Ok(findings)
+}
+
+fn start(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<Contender>> {
+    let mut contenders = vec![
+        redis::durable_pair(site, plan, stop)?,
+        redis::everyday_pair(site, plan, stop)?,
+        redis::alone("redis alone, nothing durable", redis::Persistence::Nothing, site, plan, stop)?,
+    ];
+    if plan.farkeep.is_some() {
+        contenders.push(farkeep::pair("tcp", site, plan, stop)?);
+        if site.medium == Medium::Tmpfs {
+            contenders.push(farkeep::pair("shm", site, plan, stop)?);
+        }
+    }
+    Ok(contenders)
+}
+
+fn judge(all: &[Series], medium: Medium, case: Case) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    let Some(tcp) = all.get(FARKEEP_TCP) else { return bars };
+    let durable = &all[DURABLE_PAIR];
+    let needed = needed(medium, case.pipeline);
+    let throughput = |sample: &Sample| sample.outcome.throughput();
+    let mut bar = |number, what: &str, measured, bound, is_aim| {
+        let what = format!("{what}: {}, {}", case.name(), medium.name());
+        bars.push(Bar { number, what, measured, bound, unit: "x", is_aim });
+    };
+    bar(
+        1,
+        "throughput to durable redis pair",
+        tcp.ratio_to(durable, throughput),
+        Bound::AtLeast(needed.throughput),
+        false,
+    );
+    if let Some(aim) = needed.aim {
+        let ratio = tcp.ratio_to(&all[ALONE], throughput);
+        bar(1, "throughput to redis alone", ratio, Bound::AtLeast(aim), true);
+    }
+    if medium == Medium::Tmpfs {
+        let p99 = tcp.ratio_to(durable, |sample| sample.outcome.latency_ms(99.0));
+        bar(1, "p99 to durable redis pair", p99, Bound::AtMost(P99_AT_MOST), false);
+        for farkeep in &all[FARKEEP_TCP..] {
+            let cpu = farkeep.ratio_to(durable, Sample::cpu_us);
+            bar(3, &format!("CPU of {} to redis pair", farkeep.name), cpu, Bound::AtMost(CPU_AT_MOST), false);
+        }
+    }
+    bars
+}
