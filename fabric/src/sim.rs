@@ -202,3 +202,74 @@ impl RemoteWindow for Remote {
         None
     }
 }
+
+/// A window in ordinary memory that knows which of its bytes would survive a power cut. Clones share it.
+#[derive(Clone, Debug)]
+pub struct MemoryWindow(Rc<RefCell<Contents>>);
+
+#[derive(Debug)]
+struct Contents {
+    visible: Vec<u8>,
+    persistent: Vec<u8>,
+    flushing: Vec<(u64, u64)>,
+    failing: bool,
+}
+
+impl MemoryWindow {
+    /// A window of `len` zeroes.
+    pub fn new(len: usize) -> Self {
+        let contents = Contents {
+            visible: vec![0; len],
+            persistent: vec![0; len],
+            flushing: Vec::new(),
+            failing: false,
+        };
+        Self(Rc::new(RefCell::new(contents)))
+    }
+
+    /// What would be left after a power cut that spares nothing.
+    pub fn persistent(&self) -> Vec<u8> {
+        self.0.borrow().persistent.clone()
+    }
+
+    /// What is visible.
+    pub fn visible(&self) -> Vec<u8> {
+        self.0.borrow().visible.clone()
+    }
+
+    /// Lets every fence fail from now on.
+    pub fn fail(&self) {
+        self.0.borrow_mut().failing = true;
+    }
+}
+
+impl Window for MemoryWindow {
+    fn len(&self) -> u64 {
+        self.0.borrow().visible.len() as u64
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.0.borrow_mut().visible[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {
+        self.0.borrow_mut().flushing.push((offset, len));
+        Ok(())
+    }
+
+    fn fence(&mut self) -> Result<(), WindowError> {
+        let contents = &mut *self.0.borrow_mut();
+        if contents.failing {
+            return Err(WindowError(std::io::Error::other("the simulated medium fails")));
+        }
+        for (offset, len) in contents.flushing.drain(..) {
+            let range = offset as usize..(offset + len) as usize;
+            contents.persistent[range.clone()].copy_from_slice(&contents.visible[range]);
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        into.copy_from_slice(&self.0.borrow().visible[offset as usize..][..into.len()]);
+    }
+}

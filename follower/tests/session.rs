@@ -64,13 +64,16 @@ fn a_new_reign_is_promised_before_and_its_history_persisted_after_the_suffix_is_
     let theirs = vec![ours.clone(), reign(2, 2, 3000)];
     let mut follower = follower(vec![ours], progress(1000, 2000, 2500, 4000));
     let actions = join(&mut follower, welcome(theirs.clone(), 3000, 2600));
-    assert_eq!(actions[..5], [
-        Action::Promise(Epoch::new(2)),
-        Action::CloseWindow,
-        Action::Truncate(Lsn::new(3000)),
-        Action::PersistHistory(theirs),
-        Action::OpenWindow { session: 77, fabric: FabricKind::Tcp },
-    ]);
+    assert_eq!(
+        actions[..5],
+        [
+            Action::Promise(Epoch::new(2)),
+            Action::CloseWindow,
+            Action::Truncate(Lsn::new(3000)),
+            Action::PersistHistory(theirs),
+            Action::OpenWindow { session: 77, fabric: FabricKind::Tcp },
+        ]
+    );
     assert!(matches!(actions[5], Action::Send(Body::Ready(_))));
     assert_eq!(follower.progress(), progress(1000, 2000, 2600, 3000));
     assert_eq!(follower.link(), Link::Following);
@@ -90,7 +93,11 @@ fn an_empty_node_takes_over_dataset_and_geometry() {
     let offers = vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }];
     let mut follower = Follower::new(Config::default(), identity(None), offers, Holdings::default());
     let actions = join(&mut follower, Welcome { ring_len: 1 << 21, ..welcome(vec![reign(1, 1, 0)], 0, 500) });
-    assert!(actions.contains(&Action::Adopt { dataset_id: DATASET, ring_len: 1 << 21, segment_len: 1 << 16 }));
+    assert!(actions.contains(&Action::Adopt {
+        dataset_id: DATASET,
+        ring_len: 1 << 21,
+        segment_len: 1 << 16
+    }));
     assert_eq!(follower.identity().dataset_id, Some(DATASET));
     assert_eq!(follower.replay_target(), Lsn::ZERO, "nothing is held yet");
 }
@@ -145,11 +152,17 @@ fn a_silent_leader_is_given_up_and_a_heartbeat_is_answered() {
     let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
     join(&mut follower, welcome(history, 100, 0));
     let beat = Heartbeat { session: 77, epoch: 1, appended_lsn: 100, committed_lsn: 100 };
-    assert!(matches!(&follower.message(2000, Some(Body::Heartbeat(beat)))[..], [Action::Send(Body::Status(_))]));
+    assert!(matches!(
+        &follower.message(2000, Some(Body::Heartbeat(beat)))[..],
+        [Action::Send(Body::Status(_))]
+    ));
     assert_eq!(follower.replay_target(), Lsn::new(100));
     assert_eq!(follower.message(2001, Some(Body::Heartbeat(Heartbeat { session: 76, ..beat }))), []);
     assert_eq!(follower.tick(4999), []);
-    assert!(matches!(&follower.tick(5000)[..], [Action::CloseWindow, Action::Disconnect, Action::SessionLost(_)]));
+    assert!(matches!(
+        &follower.tick(5000)[..],
+        [Action::CloseWindow, Action::Disconnect, Action::SessionLost(_)]
+    ));
 }
 
 #[test]
