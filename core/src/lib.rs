@@ -4,6 +4,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
 
 pub mod heap;
+pub mod log;
 pub mod lsn;
 pub mod pmem;
 

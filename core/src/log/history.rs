@@ -1,0 +1,172 @@
+//! Who wrote which part of the stream.
+//!
+//! An epoch is one leader's reign; a log's *epoch history* lists the reigns that have written to it and where each
+//! began. It is persistent before the first record of a new reign is, and it decides two things: which records may
+//! be believed (at every LSN, those of the reign that the history names, so that pushing a reign is also what
+//! truncates the suffix of the one before it), and where two logs part ([`EpochHistory::common_point`]).
+
+use std::fmt;
+
+use farkeep_proto::logfile::MAX_REIGNS;
+
+use crate::lsn::{Epoch, Lsn};
+
+/// The random bytes that tell two reigns of the same number apart; in hexadecimal, Redis's `master_replid`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Replid(pub [u8; 20]);
+
+impl fmt::Display for Replid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Replid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Replid({self})")
+    }
+}
+
+/// One leader's reign.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Reign {
+    /// Its number.
+    pub epoch: Epoch,
+    /// What tells it from another reign of the same number.
+    pub replid: Replid,
+    /// Where its first record begins.
+    pub start: Lsn,
+}
+
+/// The reigns of a log, oldest first: epochs rise, starts never fall. Only the last [`MAX_REIGNS`] are remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EpochHistory {
+    reigns: Vec<Reign>,
+}
+
+impl EpochHistory {
+    /// The history of these reigns; `None` if their order is impossible.
+    pub fn new(reigns: Vec<Reign>) -> Option<EpochHistory> {
+        let ordered =
+            reigns.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].start <= pair[1].start);
+        (ordered && reigns.len() <= MAX_REIGNS).then_some(EpochHistory { reigns })
+    }
+
+    /// The reigns, oldest first.
+    pub fn reigns(&self) -> &[Reign] {
+        &self.reigns
+    }
+
+    /// The latest reign.
+    pub fn current(&self) -> Option<&Reign> {
+        self.reigns.last()
+    }
+
+    /// The latest epoch; [`Epoch::ZERO`] if there has been none.
+    pub fn epoch(&self) -> Epoch {
+        self.current().map_or(Epoch::ZERO, |reign| reign.epoch)
+    }
+
+    /// Adds a reign. Panics unless its epoch is higher than all before and it starts no earlier than the last.
+    pub fn push(&mut self, reign: Reign) {
+        if let Some(last) = self.current() {
+            assert!(
+                last.epoch < reign.epoch && last.start <= reign.start,
+                "reign {reign:?} cannot follow {last:?}"
+            );
+        }
+        if self.reigns.len() == MAX_REIGNS {
+            self.reigns.remove(0);
+        }
+        self.reigns.push(reign);
+    }
+
+    /// The epoch whose records may lie at `lsn`, and where that ceases to hold (`None`: nowhere). The epoch is
+    /// `None` before the first reign that is remembered.
+    pub fn epoch_at(&self, lsn: Lsn) -> (Option<Epoch>, Option<Lsn>) {
+        let next = self.reigns.partition_point(|reign| reign.start <= lsn);
+        let epoch = next.checked_sub(1).map(|index| self.reigns[index].epoch);
+        (epoch, self.reigns.get(next).map(|reign| reign.start))
+    }
+
+    /// The last position up to which two logs of the same dataset, which end at `end` and `other_end`, hold the same
+    /// bytes. `None` if too much has been forgotten to tell.
+    pub fn common_point(&self, end: Lsn, other: &EpochHistory, other_end: Lsn) -> Option<Lsn> {
+        let reach = |history: &EpochHistory, index: usize, end: Lsn| {
+            history.reigns.get(index + 1).map_or(end, |next| next.start.min(end))
+        };
+        for (index, reign) in self.reigns.iter().enumerate().rev() {
+            if let Some(other_index) = other.reigns.iter().position(|candidate| candidate == reign) {
+                return Some(reach(self, index, end).min(reach(other, other_index, other_end)));
+            }
+        }
+        // Two logs without a common reign agree on the empty prefix, but that only serves a log that is empty.
+        (end == Lsn::ZERO || other_end == Lsn::ZERO).then_some(Lsn::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(reigns: &[(u32, u8, u64)]) -> EpochHistory {
+        let reign = |&(epoch, replid, start): &(u32, u8, u64)| Reign {
+            epoch: Epoch::new(epoch),
+            replid: Replid([replid; 20]),
+            start: Lsn::new(start),
+        };
+        EpochHistory::new(reigns.iter().map(reign).collect()).unwrap()
+    }
+
+    fn common(a: &[(u32, u8, u64)], a_end: u64, b: &[(u32, u8, u64)], b_end: u64) -> Option<u64> {
+        let point = history(a).common_point(Lsn::new(a_end), &history(b), Lsn::new(b_end));
+        assert_eq!(
+            point,
+            history(b).common_point(Lsn::new(b_end), &history(a), Lsn::new(a_end)),
+            "symmetric"
+        );
+        point.map(Lsn::get)
+    }
+
+    #[test]
+    fn two_logs_part_where_one_of_them_got_another_leader() {
+        let leader = [(1, 1, 0), (3, 3, 400)];
+        assert_eq!(common(&leader, 900, &[(1, 1, 0)], 300), Some(300), "a follower behind");
+        assert_eq!(
+            common(&leader, 900, &[(1, 1, 0)], 500),
+            Some(400),
+            "an ex-leader with a suffix of its own"
+        );
+        assert_eq!(
+            common(&leader, 900, &[(1, 1, 0), (2, 2, 350)], 500),
+            Some(350),
+            "a zombie's reign in between"
+        );
+        assert_eq!(common(&leader, 900, &leader, 700), Some(700));
+        assert_eq!(common(&leader, 900, &[], 0), Some(0), "an empty follower");
+        assert_eq!(common(&leader, 900, &[(1, 9, 0)], 100), None, "same numbers, another leader");
+        assert_eq!(common(&[(1, 1, 0), (2, 2, 400)], 450, &[(1, 1, 0), (2, 9, 420)], 450), Some(400));
+    }
+
+    #[test]
+    fn the_history_names_the_epoch_of_every_position() {
+        let history = history(&[(1, 1, 0), (2, 2, 400), (5, 5, 400)]);
+        let at = |lsn| history.epoch_at(Lsn::new(lsn));
+        assert_eq!(at(399), (Some(Epoch::new(1)), Some(Lsn::new(400))));
+        assert_eq!(at(400), (Some(Epoch::new(5)), None));
+    }
+
+    #[test]
+    fn only_the_latest_reigns_are_remembered() {
+        let mut history = EpochHistory::default();
+        for number in 1..=70u32 {
+            history.push(Reign {
+                epoch: Epoch::new(number),
+                replid: Replid::default(),
+                start: Lsn::new(8 * u64::from(number)),
+            });
+        }
+        assert_eq!(history.reigns().len(), MAX_REIGNS);
+        assert_eq!(history.epoch_at(Lsn::new(8)), (None, Some(Lsn::new(56))));
+    }
+}

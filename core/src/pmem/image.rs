@@ -1,0 +1,129 @@
+//! The image file and its two mappings.
+//!
+//! The *shared* mapping is the image: the replayer stores committed records there, and a follower's clients read it.
+//! The *private* mapping is a leader's working view: it reads through to the image, and a store copies the page into
+//! DRAM. Address space is reserved once, for the longest image there may be, by mapping beyond the file's end, so
+//! growing moves no byte. Space is allocated before anybody may touch it, so a full file system is an error and not
+//! a SIGBUS.
+//!
+//! A crash loses the private mapping entirely. Of the shared one it leaves what was persisted, and of the rest any
+//! part; replaying from the checkpoint puts that right.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::crash::{CrashDouble, Medium};
+use super::domain::Persistence;
+use super::map::{Kind, Mapping, Region};
+use super::mem::Mem;
+use crate::heap::{ImageSource, PAGE_LEN};
+
+/// Space is allocated in steps of this many bytes, so that a growing image makes few system calls.
+const GROW_STEP: u64 = 4 << 20;
+
+/// The image of a pool.
+#[derive(Debug)]
+pub struct Image {
+    shared: Region,
+    name: String,
+    /// Bytes of the file that have space allocated.
+    allocated: AtomicU64,
+    /// The working view, as long as there is one.
+    private: Mutex<Option<Arc<Mapping>>>,
+}
+
+impl Image {
+    /// Maps `file`, of which `image_len` bytes hold data, with address space for `max_len` bytes.
+    pub fn map(
+        file: Arc<File>,
+        max_len: u64,
+        persistence: Persistence,
+        name: &str,
+        double: Option<Arc<CrashDouble>>,
+    ) -> io::Result<Image> {
+        let allocated = file.metadata()?.len();
+        let max_len = max_len.max(allocated).next_multiple_of(PAGE_LEN);
+        let mut shared = Region::map(file, max_len, persistence, name)?;
+        if let Some(double) = double {
+            shared = shared.with_double(double, Medium::Image);
+        }
+        Ok(Image {
+            shared,
+            name: name.to_owned(),
+            allocated: AtomicU64::new(allocated),
+            private: Mutex::new(None),
+        })
+    }
+
+    /// The shared mapping. Bytes beyond [`Image::allocated`] must not be touched.
+    pub(crate) fn region(&self) -> &Region {
+        &self.shared
+    }
+
+    /// How many bytes may be touched.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Acquire)
+    }
+
+    /// How bytes get persistent here.
+    pub fn persistence(&self) -> &Persistence {
+        self.shared.persistence()
+    }
+
+    /// Read access to the image itself, for a follower's clients and for inspection.
+    pub fn shared_memory(&self) -> Mem {
+        // SAFETY: the shared mapping stays as long as the handle; space is allocated before any limit moves over it;
+        // only the replayer stores into it, and on a follower never while a client reads.
+        unsafe { self.shared.mapping().mem() }
+    }
+}
+
+impl ImageSource for Image {
+    fn memory(&self) -> Mem {
+        let mapping = Mapping::new(self.shared.file(), self.shared.len() as usize, Kind::Private, &self.name);
+        let mapping = Arc::new(mapping.expect("address space for the working view"));
+        // SAFETY: the mapping stays as long as the handle; space is allocated before any limit moves over it. Stores
+        // of the replayer show through on pages without a private copy only, and such a page is not in use by any
+        // transaction that is not yet in the image: a transaction's first store to a page makes it private, and it
+        // stays so until everything that was stored to it has been replayed.
+        let mem = unsafe { mapping.mem() };
+        *self.private.lock().unwrap_or_else(PoisonError::into_inner) = Some(mapping);
+        mem
+    }
+
+    fn max_len(&self) -> u64 {
+        self.shared.len()
+    }
+
+    fn grow_to(&self, len: u64) -> io::Result<()> {
+        let allocated = self.allocated();
+        if len <= allocated {
+            return Ok(());
+        }
+        if len > self.max_len() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("an image of {len} bytes in an address space of {} bytes", self.max_len()),
+            ));
+        }
+        let file = &**self.shared.file();
+        let allocate =
+            |to: u64| fallocate(file, FallocateFlags::empty(), allocated, to - allocated).map(|()| to);
+        let generous = len.next_multiple_of(GROW_STEP).min(self.max_len());
+        // Where there is not enough for a whole step there may still be enough for what is needed.
+        let reached = allocate(generous).or_else(|_| allocate(len))?;
+        self.allocated.fetch_max(reached, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
+        match &*self.private.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(mapping) => mapping.drop_copies(at, len),
+            None => Ok(()),
+        }
+    }
+}
