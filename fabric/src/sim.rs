@@ -91,7 +91,7 @@ impl FarEnd {
             match op {
                 Op::Write { offset, source, done } => {
                     let rest = &source.bytes()[*done..];
-                    let take = left.next_multiple_of(PIECE_LEN).min(rest.len());
+                    let take = left.min(rest.len()).next_multiple_of(PIECE_LEN).min(rest.len());
                     let at = *offset + *done as u64;
                     window.write(at, &rest[..take]);
                     link.unflushed.push((at, take as u64));

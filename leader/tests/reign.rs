@@ -1,0 +1,302 @@
+//! The leader's state machine, talked to as a node and its followers would.
+
+use std::sync::Arc;
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_fabric::sim::{self, FarEnd, MemoryWindow};
+use farkeep_fabric::window::Reported;
+use farkeep_fabric::{Completion, FabricKind, Identity, LogMemory, Sending, Ticket, Window};
+use farkeep_leader::{
+    Action, Availability, Config, FollowerId, FollowerState, Join, Leader, LeaderError, LocalWatermarks,
+    OnFollowerLoss, Peer, Shipment, Start, ship,
+};
+use farkeep_proto::control::{self, Body, FabricOffer, Hello, PROTOCOL_VERSION, RefuseReason, Reign, Status};
+use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TailCell, window_len};
+
+const RING_LEN: u64 = 64 << 10;
+
+fn leader(config: Config) -> Leader {
+    let identity = Identity {
+        node_id: [1; 16],
+        dataset_id: Some([9; 16]),
+        log_format: 1,
+        ring_len: RING_LEN,
+        segment_len: 4096,
+        software: "test".into(),
+    };
+    let start = Start {
+        history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
+        committed: Lsn::new(600),
+        established: Lsn::new(1032),
+        durable: Lsn::new(1032),
+        local: LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(600) },
+    };
+    Leader::new(config, identity, start)
+}
+
+fn with_sync(sync_followers: usize) -> Leader {
+    leader(Config { sync_followers, ..Config::default() })
+}
+
+fn hello(node: u8, durable: u64) -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        log_format: 1,
+        node_id: vec![node; 16],
+        dataset_id: vec![9; 16],
+        history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
+        progress: control::Progress { durable_lsn: durable, applied_lsn: 600, checkpoint_lsn: 500 },
+        promised_epoch: 4,
+        ring_len: RING_LEN,
+        segment_len: 4096,
+        fabrics: vec![FabricOffer { name: "sim".into(), ..FabricOffer::default() }],
+        listening_port: 7000 + u32::from(node),
+        ..Hello::default()
+    }
+}
+
+fn peer() -> Peer {
+    Peer { address: "10.0.0.2".into(), fabrics: vec![FabricKind::Sim] }
+}
+
+fn join(leader: &mut Leader, node: u8, durable: u64) -> FollowerId {
+    let Join::Accepted { id, welcome, .. } = leader.join(0, &hello(node, durable), &peer()) else { panic!() };
+    assert_eq!(welcome.session, id.session());
+    leader.ready(0, id).unwrap();
+    id
+}
+
+/// Ships everything to a follower and has it acknowledge all of it.
+fn ship(leader: &mut Leader, id: FollowerId, ticket: u64) -> Result<(), LeaderError> {
+    let Some(Shipment { to, .. }) = leader.shipment(id, u64::MAX / 2) else { return Ok(()) };
+    leader.posted(id, to, Ticket::new(ticket));
+    leader.completed(0, id, Completion { ticket: Ticket::new(ticket), reported: None })
+}
+
+fn append(leader: &mut Leader, lsn: u64) {
+    leader.set_appended(Lsn::new(lsn));
+    leader.set_durable(Lsn::new(lsn));
+}
+
+#[test]
+fn a_write_is_committed_when_it_is_durable_here_and_on_k_followers() {
+    let mut leader = with_sync(2);
+    let [a, b, c] = [2, 3, 4].map(|node| join(&mut leader, node, 1032));
+    assert_eq!(leader.committed(), Lsn::new(1032), "all hold the first record of the reign");
+    leader.set_appended(Lsn::new(2000));
+    ship(&mut leader, a, 1).unwrap();
+    ship(&mut leader, b, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(1032), "not durable here yet");
+    leader.set_durable(Lsn::new(2000));
+    assert_eq!(leader.committed(), Lsn::new(2000));
+    assert_eq!(leader.followers_durable_at(Lsn::new(2000)), 2);
+    append(&mut leader, 3000);
+    ship(&mut leader, c, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(2000), "one of two");
+    leader.leave(c);
+    ship(&mut leader, a, 2).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(2000), "one that left does not count");
+    ship(&mut leader, b, 2).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(3000));
+}
+
+#[test]
+fn an_earlier_epochs_tail_waits_for_the_first_record_of_the_reign() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1000);
+    assert_eq!(
+        leader.committed(),
+        Lsn::new(600),
+        "held by both up to 1000, but the reign's record is at 1000..1032"
+    );
+    ship(&mut leader, id, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(1032));
+}
+
+#[test]
+fn without_enough_followers_writes_are_refused_or_go_on_degraded() {
+    let mut refusing = with_sync(1);
+    assert_eq!(refusing.availability(), Availability::Refusing { in_reach: 0, wanted: 1 });
+    assert!(refusing.can_write().unwrap_err().to_string().starts_with("NOREPLICAS "));
+    assert_eq!(refusing.committed(), Lsn::new(600));
+    let id = join(&mut refusing, 2, 1032);
+    refusing.can_write().unwrap();
+    refusing.leave(id);
+    assert!(refusing.can_write().is_err());
+
+    let mut degrading =
+        leader(Config { on_follower_loss: OnFollowerLoss::Degrade, sync_followers: 1, ..Config::default() });
+    assert_eq!(degrading.availability(), Availability::Degraded { waits_for: 0, wanted: 1 });
+    degrading.can_write().unwrap();
+    assert_eq!(degrading.committed(), Lsn::new(1032));
+    let id = join(&mut degrading, 2, 600);
+    assert_eq!(degrading.follower(id).unwrap().state, FollowerState::CatchingUp);
+    append(&mut degrading, 2000);
+    assert_eq!(
+        degrading.committed(),
+        Lsn::new(2000),
+        "a follower that catches up does not hold commits back"
+    );
+    ship(&mut degrading, id, 1).unwrap();
+    assert_eq!(degrading.availability(), Availability::Full);
+    append(&mut degrading, 3000);
+    assert_eq!(degrading.committed(), Lsn::new(2000), "one that has caught up does");
+    degrading.leave(id);
+    assert_eq!(degrading.committed(), Lsn::new(3000));
+}
+
+#[test]
+fn a_standalone_leader_commits_what_is_durable_here() {
+    let mut leader = with_sync(0);
+    leader.set_appended(Lsn::new(2000));
+    assert_eq!(leader.committed(), Lsn::new(1032));
+    leader.set_durable(Lsn::new(2000));
+    assert_eq!(leader.committed(), Lsn::new(2000));
+    assert_eq!(leader.availability(), Availability::Full);
+}
+
+#[test]
+fn a_follower_is_never_sent_what_would_overwrite_its_unchecked_log() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    assert_eq!(leader.floor(), Lsn::new(500), "the follower's checkpoint, below our own");
+    append(&mut leader, 500 + RING_LEN);
+    let to = Lsn::new(500 + RING_LEN);
+    assert_eq!(leader.shipment(id, 1000), Some(Shipment { from: Lsn::new(1032), to: Lsn::new(2032) }));
+    assert_eq!(leader.shipment(id, u64::MAX / 2), Some(Shipment { from: Lsn::new(1032), to }));
+    leader.posted(id, to, Ticket::new(1));
+    append(&mut leader, 600 + RING_LEN);
+    assert_eq!(leader.shipment(id, u64::MAX / 2), None, "no credit");
+    let reported = Reported { durable: to, applied: Lsn::new(900), checkpoint: Lsn::new(550) };
+    leader.completed(0, id, Completion { ticket: Ticket::new(1), reported: Some(reported) }).unwrap();
+    assert_eq!(leader.shipment(id, u64::MAX / 2), Some(Shipment { from: to, to: Lsn::new(550 + RING_LEN) }));
+}
+
+#[test]
+fn a_follower_that_holds_the_full_ring_back_is_dropped_after_a_while() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    append(&mut leader, RING_LEN);
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032) });
+    let mut dropped_at = None;
+    for now in (0..60_000).step_by(100) {
+        let progress = control::Progress { durable_lsn: 1032, applied_lsn: 600, checkpoint_lsn: 500 };
+        if leader.status(now, id, &Status { session: id.session(), progress }).is_err() {
+            break;
+        }
+        if let Some(Action::Dropped(_, reason)) =
+            leader.tick(now).into_iter().find(|action| matches!(action, Action::Dropped(..)))
+        {
+            assert!(reason.contains("held the log back at checkpoint_lsn 500"), "{reason}");
+            dropped_at = Some(now);
+        }
+    }
+    assert_eq!(dropped_at, Some(Config::default().hold_limit_ms));
+    assert_eq!(leader.floor(), Lsn::new(1032));
+}
+
+#[test]
+fn a_silent_follower_is_dropped_and_a_living_one_gets_heartbeats() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    assert_eq!(leader.tick(499), []);
+    let actions = leader.tick(500);
+    let [Action::Send(to, Body::Heartbeat(beat))] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((*to, beat.session, beat.epoch, beat.committed_lsn), (id, id.session(), 4, 1032));
+    assert_eq!(leader.tick(501), []);
+    leader.status(2000, id, &Status::default()).unwrap();
+    assert!(!leader.tick(4999).iter().any(|action| matches!(action, Action::Dropped(..))));
+    assert!(
+        leader
+            .tick(5000)
+            .iter()
+            .any(|action| matches!(action, Action::Dropped(dropped, _) if *dropped == id))
+    );
+    assert!(leader.can_write().is_err());
+    assert!(matches!(leader.status(5001, id, &Status::default()), Err(LeaderError::NoSession(_))));
+}
+
+#[test]
+fn a_node_that_joins_again_replaces_its_session() {
+    let mut leader = with_sync(1);
+    let old = join(&mut leader, 2, 1032);
+    let Join::Accepted { id, replaces, .. } = leader.join(10, &hello(2, 1032), &peer()) else { panic!() };
+    assert_eq!(replaces, Some(old));
+    assert!(leader.can_write().is_err(), "the new session is not ready");
+    leader.ready(11, id).unwrap();
+    leader.can_write().unwrap();
+    assert!(matches!(leader.ready(11, old), Err(LeaderError::NoSession(_))));
+    assert_eq!(leader.followers().len(), 1);
+}
+
+#[test]
+fn a_follower_cannot_claim_what_it_was_not_sent() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    append(&mut leader, 2000);
+    let claim = |durable, applied, checkpoint| Completion {
+        ticket: Ticket::new(0),
+        reported: Some(Reported {
+            durable: Lsn::new(durable),
+            applied: Lsn::new(applied),
+            checkpoint: Lsn::new(checkpoint),
+        }),
+    };
+    assert!(matches!(leader.completed(0, id, claim(2000, 0, 0)), Err(LeaderError::ClaimsTooMuch { .. })));
+    assert!(matches!(leader.completed(0, id, claim(1032, 700, 800)), Err(LeaderError::OutOfOrder { .. })));
+    assert_eq!(leader.committed(), Lsn::new(1032));
+    leader.posted(id, Lsn::new(2000), Ticket::new(1));
+    let unvalidated = Completion { ticket: Ticket::new(1), ..claim(1900, 600, 500) };
+    assert!(matches!(leader.completed(0, id, unvalidated), Err(LeaderError::DoesNotValidate { .. })));
+    assert_eq!(leader.committed(), Lsn::new(1032));
+}
+
+#[test]
+fn a_promise_to_another_epoch_is_answered_with_a_renewal() {
+    let mut leader = with_sync(1);
+    let Join::Renew { above, refuse } =
+        leader.join(0, &Hello { promised_epoch: 9, ..hello(2, 1032) }, &peer())
+    else {
+        panic!()
+    };
+    assert_eq!(above, Epoch::new(9));
+    assert_eq!(refuse.reason(), RefuseReason::TryAgain);
+    assert_eq!(leader.followers().len(), 0);
+}
+
+#[test]
+fn pumping_brings_log_and_tail_cell_into_the_window_at_the_same_places() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    let ring: Vec<u8> = (0..RING_LEN).map(|i| (i * 7 + i / 256) as u8).collect();
+    let log: Arc<dyn LogMemory> = Arc::new(ring.clone());
+    let (mut remote, mut far): (_, FarEnd) = sim::link();
+    let mut window = MemoryWindow::new(window_len(RING_LEN) as usize);
+    let mut done = Vec::new();
+    let mut shipped = 1032;
+    // Twice around the ring in uneven steps, with the follower checkpointing all it has.
+    for turn in 0..300u64 {
+        let lsn = shipped + 1 + (turn * 97) % 900;
+        append(&mut leader, lsn);
+        assert_eq!(ship::pump(&mut leader, id, &mut remote, &log).unwrap(), Sending::Done);
+        far.deliver(&mut window, usize::MAX).unwrap();
+        far.complete(usize::MAX);
+        ship::collect(&mut leader, turn, id, &mut remote, &mut done).unwrap();
+        assert_eq!(leader.committed(), Lsn::new(lsn));
+        let progress = control::Progress { durable_lsn: lsn, applied_lsn: lsn, checkpoint_lsn: lsn };
+        leader.status(turn, id, &Status { session: id.session(), progress }).unwrap();
+        for at in shipped..lsn {
+            let mut byte = [0];
+            window.read(RING_AT + at % RING_LEN, &mut byte);
+            assert_eq!(byte[0], ring[(at % RING_LEN) as usize], "LSN {at}");
+        }
+        shipped = lsn;
+    }
+    assert!(shipped > 2 * RING_LEN);
+    ship::pump(&mut leader, id, &mut remote, &log).unwrap();
+    far.deliver(&mut window, usize::MAX).unwrap();
+    let mut cell = [0; 64];
+    window.read(TAIL_CELL_AT, &mut cell);
+    let expected = TailCell { epoch: 4, appended_lsn: shipped, committed_lsn: shipped };
+    assert_eq!(TailCell::from_bytes(&cell), Some(expected));
+}
