@@ -1,0 +1,288 @@
+use super::*;
+use std::path::Path;
+
+fn flags(words: &[&str]) -> Result<Loaded, ConfigError> {
+    load(None, &words.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+fn from_file(text: &str) -> Result<Loaded, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("farkeep.conf");
+    std::fs::write(&path, text).unwrap();
+    load(Some(&path), &[]).map_err(|error| error.to_string())
+}
+
+fn set_one(config: &mut Config, name: &str, value: &str) -> Result<Changed, String> {
+    set(config, &[(name.as_bytes(), value.as_bytes())]).map_err(|error| error.to_string())
+}
+
+#[test]
+fn file_and_flags_give_typed_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("farkeep.conf");
+    std::fs::write(
+        &path,
+        "# a comment\n\n  PORT 7000\nbind 127.0.0.1 -::1\nrequirepass \"a b\"\nmaxmemory 1gb\ntimeout 5\n\
+         slaveof 10.0.0.1 7001\nsync-followers 1\non-follower-loss degrade\nhash-max-ziplist-entries 7\n\
+         client-output-buffer-limit replica 2mb 1mb 9\nrename-command DEBUG \"\"\nrename-command KEYS XKEYS\n\
+         dram-budget 25%\nfabric tcp\nread-commit no\n",
+    )
+    .unwrap();
+    let flags: Vec<String> =
+        ["--timeout", "9", "--pool", "/p q", "--loglevel debug"].map(str::to_owned).to_vec();
+    let loaded = load(Some(&path), &flags).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.port, 7000);
+    assert_eq!(config.bind, ["127.0.0.1", "-::1"]);
+    assert_eq!(config.requirepass.as_deref(), Some("a b"));
+    assert_eq!(config.maxmemory, 1 << 30);
+    assert_eq!(config.timeout_s, 9, "flags come after the file");
+    assert_eq!(config.replicaof, Some(LeaderAddress { host: "10.0.0.1".to_owned(), port: 7001 }));
+    assert_eq!(config.sync_followers, 1);
+    assert_eq!(config.on_follower_loss, OnFollowerLoss::Degrade);
+    assert_eq!(config.hash_max_listpack_entries, 7);
+    assert_eq!(
+        config.output_buffer_limit(ClientClass::Replica),
+        OutputBufferLimit { hard_bytes: 2 << 20, soft_bytes: 1 << 20, soft_s: 9 }
+    );
+    assert_eq!(
+        config.rename_command,
+        [("DEBUG".to_owned(), String::new()), ("KEYS".to_owned(), "XKEYS".to_owned())]
+    );
+    assert_eq!(config.dram_budget, MemoryOrPercent::Percent(25));
+    assert_eq!(config.fabric, FabricChoice::Tcp);
+    assert!(!config.read_commit);
+    assert_eq!(config.pool, Path::new("/p q"));
+    assert_eq!(config.loglevel, LogLevel::Debug);
+    assert_eq!(loaded.file.as_deref(), Some(path.as_path()));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn value_behind_a_flag_is_a_value_even_with_dashes() {
+    let config = flags(&["--requirepass", "--secret", "--port", "1"]).unwrap().config;
+    assert_eq!(config.requirepass.as_deref(), Some("--secret"));
+    assert_eq!(config.port, 1);
+    assert_eq!(flags(&["--save", "--port", "2"]).unwrap().config.port, 2);
+    assert_eq!(flags(&["--bind", "a", "b", "--port", "3"]).unwrap().config.bind, ["a", "b"]);
+    assert_eq!(
+        flags(&["--replicaof", "h 6379"]).unwrap_err().to_string().lines().last(),
+        Some("wrong number of arguments")
+    );
+    assert_eq!(flags(&["--replicaof h 6379"]).unwrap().config.replicaof.unwrap().port, 6379);
+}
+
+#[test]
+fn bad_lines_are_named_as_redis_names_them() {
+    for (line, reason) in [
+        ("port", "wrong number of arguments"),
+        ("port 1 2", "wrong number of arguments"),
+        ("port x", "argument couldn't be parsed into an integer"),
+        ("foo bar", "Bad directive or wrong number of arguments"),
+        ("port \"1", "Unbalanced quotes in configuration line"),
+        ("rename-command a", "Bad directive or wrong number of arguments"),
+        ("replicaof a", "wrong number of arguments"),
+        ("replicaof a 99999", "Invalid master port"),
+        ("client-output-buffer-limit normal 1", "Wrong number of arguments in buffer limit configuration."),
+        ("save 1", "Invalid save parameters"),
+        (
+            "loglevel foo",
+            "argument(s) must be one of the following: debug, verbose, notice, warning, nothing",
+        ),
+        ("timeout -1", "argument must be between 0 and 2147483647 inclusive"),
+        ("maxmemory 1x", "argument must be a memory value"),
+        ("databases 0", "argument must be between 1 and 2147483647 inclusive"),
+        ("daemonize x", "argument must be 'yes' or 'no'"),
+        ("unixsocketperm 999", "argument couldn't be parsed as an octal number"),
+        ("on-follower-loss maybe", "argument(s) must be one of the following: refuse, degrade"),
+    ] {
+        let error = from_file(&format!("\n# c\n{line}\n")).unwrap_err();
+        let lines: Vec<&str> = error.lines().collect();
+        assert!(lines[0].starts_with("*** FATAL CONFIG FILE ERROR (Farkeep "), "{error}");
+        assert!(lines[1].starts_with("Reading the configuration file ") && lines[1].ends_with(", at line 3"));
+        assert_eq!(lines[2], format!(">>> '{line}'"));
+        assert_eq!(lines[3], reason, "{line}");
+    }
+    assert!(from_file("include /nonexistent").unwrap_err().contains("can't open config file '/nonexistent'"));
+}
+
+#[test]
+fn what_would_be_a_false_promise_is_refused_and_the_rest_is_kept_with_a_warning() {
+    for line in [
+        "tls-port 6380",
+        "cluster-enabled yes",
+        "aclfile /x",
+        "user bob on",
+        "loadmodule /x.so",
+        "maxmemory-policy allkeys-lru",
+        "replica-read-only no",
+        "notify-keyspace-events KEA",
+    ] {
+        assert!(from_file(line).is_err(), "{line}");
+    }
+    let loaded =
+        from_file("save 900 1\nsave 300 10\nappendonly yes\nrepl-backlog-size 1mb\ntls-port 0\n").unwrap();
+    assert_eq!(loaded.config.value_of("save").unwrap(), "900 1 300 10");
+    assert_eq!(loaded.config.value_of("appendonly").unwrap(), "yes");
+    assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+}
+
+#[test]
+fn includes_are_read_in_place_and_may_have_wildcards() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("b.inc", "timeout 2\nhz 20"), ("a.inc", "timeout 1"), ("c.other", "timeout 3")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().join("farkeep.conf");
+    std::fs::write(&path, format!("timeout 9\ninclude {}/*.inc\nhz 30\n", folder.path().display())).unwrap();
+    let config = load(Some(&path), &[]).unwrap().config;
+    assert_eq!((config.timeout_s, config.hz), (2, 30));
+    std::fs::write(&path, format!("include {}\n", path.display())).unwrap();
+    assert!(load(Some(&path), &[]).unwrap_err().to_string().contains("too deep"));
+}
+
+#[test]
+fn config_get_takes_names_aliases_and_patterns() {
+    let config = Config::default();
+    let names =
+        |patterns: &[&[u8]]| get(&config, patterns).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(&[b"p?rt", b"PORT"]), ["port"]);
+    assert_eq!(names(&[b"TimeOut"]), ["TimeOut"]);
+    assert_eq!(names(&[b"slave-priority", b"replica-priority"]), ["slave-priority", "replica-priority"]);
+    assert_eq!(names(&[b"nosuch"]), Vec::<String>::new());
+    assert_eq!(get(&config, &[b"maxmemory"]), [("maxmemory".to_owned(), "0".to_owned())]);
+    let all = names(&[b"*"]);
+    assert!(all.len() > 190);
+    assert!(all.iter().any(|name| name == "slaveof"));
+}
+
+#[test]
+fn config_set_refuses_as_redis_does() {
+    let mut config = Config::default();
+    let failed = |name: &str, reason: &str| {
+        Err(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+    };
+    assert_eq!(set_one(&mut config, "databases", "5"), failed("databases", "can't set immutable config"));
+    assert_eq!(set_one(&mut config, "dir", "/"), failed("dir", "can't set protected config"));
+    assert_eq!(
+        set_one(&mut config, "proto-max-bulk-len", "1"),
+        failed("proto-max-bulk-len", "argument must be between 1048576 and 9223372036854775807 inclusive")
+    );
+    assert_eq!(
+        set_one(&mut config, "maxmemory-clients", "10x"),
+        failed("maxmemory-clients", "argument must be a memory or percent value")
+    );
+    assert_eq!(
+        set_one(&mut config, "nosuch", "1"),
+        Err("ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'".to_owned())
+    );
+    let twice: [(&[u8], &[u8]); 2] = [(b"timeout", b"1"), (b"TIMEOUT", b"2")];
+    assert_eq!(
+        set(&mut config, &twice).unwrap_err().to_string(),
+        failed("TIMEOUT", "duplicate parameter").unwrap_err()
+    );
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn config_set_sets_all_pairs_or_none() {
+    let mut config = Config::default();
+    let pairs: [(&[u8], &[u8]); 3] = [(b"timeout", b"5"), (b"loglevel", b"foo"), (b"maxclients", b"7")];
+    set(&mut config, &pairs).unwrap_err();
+    assert_eq!(config, Config::default());
+    let pairs: [(&[u8], &[u8]); 3] = [(b"Timeout", b"5"), (b"loglevel", b"DEBUG"), (b"maxclients", b"10000")];
+    let changed = set(&mut config, &pairs).unwrap();
+    assert_eq!(changed.names, ["timeout", "loglevel"]);
+    assert_eq!((config.timeout_s, config.loglevel), (5, LogLevel::Debug));
+    set_one(&mut config, "client-output-buffer-limit", "normal 1mb 2kb 3").unwrap();
+    assert_eq!(
+        config.value_of("client-output-buffer-limit").unwrap(),
+        "normal 1048576 2048 3 slave 268435456 67108864 60 pubsub 33554432 8388608 60"
+    );
+    set_one(&mut config, "hz", "1000").unwrap();
+    assert_eq!(config.hz, 500);
+}
+
+#[test]
+fn rewriting_keeps_comments_order_and_what_has_not_changed() {
+    let old = "# head\nport 7000\ntimeout 1\ntimeout   5\n\n# tail\nslaveof no one\nmaxmemory 100mb\nsave 60 1\n\
+               rename-command DEBUG \"\"\nhash-max-ziplist-entries 100\nlogfile ''\nrequirepass 'a b'\n";
+    let mut config = from_file(old).unwrap().config;
+    assert_eq!(rewritten(&config, old), old);
+    set_one(&mut config, "timeout", "7").unwrap();
+    set_one(&mut config, "maxmemory", "2000000001").unwrap();
+    set_one(&mut config, "hash-max-listpack-entries", "9").unwrap();
+    set_one(&mut config, "requirepass", "c\"d").unwrap();
+    set_one(&mut config, "sync-followers", "2").unwrap();
+    set_one(&mut config, "save", "").unwrap();
+    config.replicaof = Some(LeaderAddress { host: "h".to_owned(), port: 1 });
+    let new = rewritten(&config, old);
+    assert_eq!(
+        new,
+        "# head\nport 7000\ntimeout 7\n\n# tail\nreplicaof h 1\nmaxmemory 2000000001\nsave \"\"\n\
+         rename-command DEBUG \"\"\nhash-max-listpack-entries 9\nlogfile ''\nrequirepass \"c\\\"d\"\n\n\
+         # Generated by CONFIG REWRITE\nsync-followers 2\n"
+    );
+    config.replicaof = None;
+    set_one(&mut config, "sync-followers", "0").unwrap();
+    let newer = rewritten(&config, &new);
+    assert!(
+        !newer.contains("replicaof") && newer.ends_with("# Generated by CONFIG REWRITE\nsync-followers 0\n")
+    );
+    assert_eq!(from_file(&newer).unwrap().config, config);
+}
+
+#[test]
+fn rewriting_overrules_included_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, included) = (folder.path().join("farkeep.conf"), folder.path().join("x.inc"));
+    std::fs::write(&included, "hz 20\n").unwrap();
+    std::fs::write(&path, format!("hz 15\ninclude {}\n", included.display())).unwrap();
+    let mut config = load(Some(&path), &[]).unwrap().config;
+    set_one(&mut config, "hz", "15").unwrap();
+    rewrite(&config, &path).unwrap();
+    assert_eq!(load(Some(&path), &[]).unwrap().config, config);
+}
+
+#[test]
+fn rewriting_replaces_the_file_and_leaves_nothing_beside_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().join("real.conf"), folder.path().join("link.conf"));
+    std::fs::write(&path, "timeout 1\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let config = Config { timeout_s: 3, ..Config::default() };
+    rewrite(&config, &link).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "timeout 3\n");
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn every_directive_survives_rewriting() {
+    for directive in table::all() {
+        let default = Config::default();
+        let value = directive.get(&default);
+        let mut config = Config::default();
+        directive.set_text(&mut config, &value).unwrap_or_else(|error| {
+            assert!(directive.name == "replicaof", "{}: {error}", directive.name);
+            None
+        });
+        if directive.name != "dir" {
+            assert_eq!(directive.get(&config), value, "{}", directive.name);
+        }
+    }
+}
+
+#[test]
+fn protected_mode_keeps_strangers_out_until_there_is_a_password() {
+    let mut config = Config::default();
+    for local in ["127.0.0.1:5", "[::1]:5", "/run/x.sock:0", "[::ffff:127.0.0.1]:5"] {
+        assert_eq!(config.protected_mode_refusal(local), None);
+    }
+    assert!(config.protected_mode_refusal("10.0.0.1:5").is_some_and(|text| text.starts_with("-DENIED ")));
+    config.requirepass = Some("x".to_owned());
+    assert_eq!(config.protected_mode_refusal("10.0.0.1:5"), None);
+}
