@@ -130,6 +130,11 @@ impl Keystore {
         self.layout.databases
     }
 
+    /// Turns the active expiry cycle on or off (`DEBUG SET-ACTIVE-EXPIRE`); off, expired keys still read as missing.
+    pub fn set_active_expire(&mut self, on: bool) {
+        self.expiry.set_enabled(on);
+    }
+
     /// Starts the sequence behind `RANDOMKEY`, `HRANDFIELD` and the like anew. Nothing in the image depends on it.
     pub fn reseed(&self, seed: u64) {
         self.random.set(seed);

@@ -16,17 +16,20 @@ pub(crate) fn is(word: &[u8], option: &str) -> bool {
     word.eq_ignore_ascii_case(option.as_bytes())
 }
 
-/// A cursor, as liberally as Redis takes it: leading zeros and a plus sign are fine, white space is not.
+/// A cursor, as liberally as Redis takes it, with `strtoul`: leading zeros, a sign and nothing at all are fine, white space is not.
 pub(crate) fn cursor(word: &[u8]) -> Result<Cursor, CommandError> {
-    let digits = word.strip_prefix(b"+").unwrap_or(word);
-    let text = std::str::from_utf8(digits).map_err(|_| CommandError::InvalidCursor)?;
-    if text.is_empty() && word.is_empty() {
-        return Ok(Cursor::START);
-    }
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(CommandError::InvalidCursor);
-    }
-    text.parse().map(Cursor).map_err(|_| CommandError::InvalidCursor)
+    let (digits, negative) = match word.split_first() {
+        None => return Ok(Cursor::START),
+        Some((b'+', rest)) => (rest, false),
+        Some((b'-', rest)) => (rest, true),
+        Some(_) => (word, false),
+    };
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse::<u64>().ok())
+        .ok_or(CommandError::InvalidCursor)?;
+    Ok(Cursor(if negative { number.wrapping_neg() } else { number }))
 }
 
 /// The unit and reference of a time given in a request.
@@ -73,4 +76,12 @@ impl TimeKind {
         let millis = if self.in_seconds() { value.checked_mul(1000)? } else { value };
         if self.is_absolute() { Some(millis) } else { millis.checked_add(i64::try_from(now_ms).ok()?) }
     }
+}
+
+/// An integer of 32 bits.
+pub(crate) fn int32(word: &[u8]) -> Result<i32, CommandError> {
+    let number = int(word)?;
+    i32::try_from(number).map_err(|_| {
+        CommandError::new("ERR value is out of range, value must between -2147483648 and 2147483647")
+    })
 }

@@ -459,6 +459,7 @@ mod tests {
         assert_eq!(positions("get", 2), [1]);
         assert_eq!(positions("mset", 5), [1, 3]);
         assert_eq!(positions("mget", 4), [1, 2, 3]);
-        assert_eq!(positions("ping", 1), [0usize; 0]);
+        assert_eq!(positions("bitop", 5), [2, 3, 4]);
+        assert_eq!(positions("dbsize", 1), [0usize; 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The table of commands about strings.
 
 use super::{Command, acl, command, flag, key, noted_key};
-use crate::command::strings;
+use crate::command::{lcs, strings};
 
 pub(super) static TABLE: &[Command] = &[
     command("append", 3, flag::WRITE | flag::DENYOOM | flag::FAST, acl::WRITE | acl::STRING | acl::FAST)
@@ -48,6 +48,10 @@ pub(super) static TABLE: &[Command] = &[
         .about("string", "2.6.0", "O(1)", "Adds a decimal fraction to a number.")
         .keys(1, 1, 1, &[key("RW access update", 1, 0, 1)])
         .write(strings::incrbyfloat),
+    command("lcs", -3, flag::READONLY, acl::READ | acl::STRING | acl::SLOW)
+        .about("string", "7.0.0", "O(N*M)", "Finds the longest common subsequence of two strings.")
+        .keys(1, 2, 1, &[key("RO access", 1, 1, 1)])
+        .read(lcs::lcs),
     command("mget", -2, flag::READONLY | flag::FAST, acl::READ | acl::STRING | acl::FAST)
         .about("string", "1.0.0", "O(N)", "Reads several strings.")
         .keys(1, -1, 1, &[key("RO access", 1, -1, 1)])
