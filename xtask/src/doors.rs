@@ -78,7 +78,16 @@ pub fn fuzz(args: &[String]) -> Outcome {
 /// Farkeep beside redis-server.
 pub fn bench(args: &[String]) -> Outcome {
     build_release()?;
-    let mut bench = cargo(&["run", "--release", "--quiet", "--package", "farkeep-benches", "--"]);
+    let mut bench = cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "farkeep-benches",
+        "--bin",
+        "farkeep-compare",
+        "--",
+    ]);
     run(bench.args(args).env("FARKEEP_BIN", target_dir().join("release/farkeep")))
 }
 
