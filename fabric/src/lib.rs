@@ -10,13 +10,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod history;
 mod identity;
+mod log;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
 pub mod window;
 
 pub use identity::Identity;
+pub use log::LogWindow;
 pub use window::{
     Completion, FabricError, FabricKind, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window,
     WindowError,

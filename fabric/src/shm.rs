@@ -5,13 +5,22 @@
 //! completed when [`Remote::flush`] returns. What the follower applied and checkpointed comes over the control
 //! channel. The follower finds new records by looking; [`Watch`] decides how often.
 //!
-//! The mapping of the follower's log is made by its user, through `core::pmem`, and handed in as a
-//! [`Window`].
+//! [`SharedWindow::map`] maps the follower's log, after it has made sure that it is the log which the follower spoke
+//! of: a path can name another file here than there.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 
-use farkeep_proto::window::{TAIL_CELL_AT, TailCell};
+use farkeep_core::log::ring::LogIdentity;
+use farkeep_core::log::{LogFileError, LogMap};
+use farkeep_core::pmem::domain::{Durability, dax_device, detect};
+use farkeep_core::pmem::map::Region;
+use farkeep_proto::control::FabricOffer;
+use farkeep_proto::logfile::IDENTITY_LEN;
+use farkeep_proto::window::{TAIL_CELL_AT, TailCell, window_len};
 
 use crate::window::{
     Completion, FabricError, FabricKind, LogBytes, RemoteWindow, Sending, Ticket, Window, WindowError,
@@ -79,7 +88,7 @@ impl<W: Window> RemoteWindow for Remote<W> {
             None => Ok(Sending::Done),
             Some(error) => {
                 // Stays broken: the tickets since the failure never complete.
-                self.failed = Some(WindowError(std::io::Error::other("an earlier write-back failed")));
+                self.failed = Some(WindowError(io::Error::other("an earlier write-back failed")));
                 Err(error.into())
             }
         }
@@ -99,6 +108,102 @@ impl<W: Window> RemoteWindow for Remote<W> {
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+}
+
+/// Why a follower's log cannot be mapped here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The two nodes run under different kernels.
+    #[error("the follower is on another host")]
+    AnotherHost,
+    /// The file could not be opened or mapped.
+    #[error("the follower's log could not be mapped")]
+    Io(#[from] io::Error),
+    /// The file is no log.
+    #[error("the file at the follower's path is not a log that this build reads")]
+    NotALog(#[from] LogFileError),
+    /// The file is a log, but not the follower's.
+    #[error("the log at the follower's path is another node's")]
+    AnotherLog,
+}
+
+/// The window of another process's log, mapped into this one.
+#[derive(Debug)]
+pub struct SharedWindow {
+    region: Region,
+    window_at: u64,
+    window_len: u64,
+}
+
+impl SharedWindow {
+    /// Maps the window that a follower with this node id has offered.
+    ///
+    /// # Errors
+    /// [`MapError`] when it is not there, or not the follower's. Nothing has been written then.
+    pub fn map(offer: &FabricOffer, node_id: &[u8], durability: Durability) -> Result<Self, MapError> {
+        if host_id().is_none_or(|id| id != offer.host) {
+            return Err(MapError::AnotherHost);
+        }
+        let file = Arc::new(File::options().read(true).write(true).open(&offer.address)?);
+        let len = match dax_device(&file)? {
+            Some(device) => device.len,
+            None => file.metadata()?.len(),
+        };
+        if offer.window_at.checked_add(offer.window_len).is_none_or(|end| end > len) {
+            return Err(MapError::AnotherLog);
+        }
+        let persistence = detect(&file, durability)?;
+        let region = Region::map(file, len, persistence, "follower's log")?;
+        let identity = LogIdentity::parse(region.bytes(0, IDENTITY_LEN))?;
+        let expected = (LogMap::window_file_offset(), window_len(identity.geometry.ring_len()));
+        if identity.node_id != node_id || (offer.window_at, offer.window_len) != expected {
+            return Err(MapError::AnotherLog);
+        }
+        Ok(Self { region, window_at: offer.window_at, window_len: offer.window_len })
+    }
+
+    fn at(&self, offset: u64, len: u64) -> u64 {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= self.window_len);
+        assert!(fits, "{len} bytes at {offset:#x} are beyond the window");
+        self.window_at + offset
+    }
+}
+
+impl Window for SharedWindow {
+    fn len(&self) -> u64 {
+        self.window_len
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.region.store(self.at(offset, bytes.len() as u64), bytes);
+    }
+
+    fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {
+        self.region.flush(self.at(offset, len), len as usize);
+        Ok(())
+    }
+
+    fn fence(&mut self) -> Result<(), WindowError> {
+        self.region.fence();
+        Ok(self.region.sync()?)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        into.copy_from_slice(self.region.bytes(self.at(offset, into.len() as u64), into.len()));
+    }
+}
+
+/// What a follower whose log lies at `path` offers; `None` where it cannot be told which host this is.
+pub fn offer(path: &Path, log: &LogMap) -> Option<FabricOffer> {
+    Some(FabricOffer {
+        name: FabricKind::Shm.name().into(),
+        host: host_id()?,
+        address: path.to_str()?.to_owned(),
+        window_at: LogMap::window_file_offset(),
+        window_len: log.window_len(),
+        ..FabricOffer::default()
+    })
 }
 
 /// What tells two processes whether they run under the same kernel: the boot id. `None` where it cannot be read; such

@@ -3,8 +3,9 @@
 //! A pure decision over two epoch histories and a few numbers. The point from which a log can go on is the last one
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
+use farkeep_core::log::EpochHistory;
 use farkeep_core::lsn::Lsn;
-use farkeep_fabric::{FabricKind, Identity};
+use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
 
 /// What the decision needs to know of the leader.
@@ -12,6 +13,8 @@ use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reig
 pub(crate) struct Ours<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) history: &'a [Reign],
+    /// The same, as the pool has it.
+    pub(crate) past: &'a EpochHistory,
     pub(crate) oldest: Lsn,
     pub(crate) appended: Lsn,
     pub(crate) fabrics: &'a [FabricKind],
@@ -27,21 +30,6 @@ pub(crate) enum Decision {
     Renew { above: u32 },
     /// It cannot join.
     Refuse(Refuse),
-}
-
-/// The last point that two logs with these histories have in common, given where they end.
-///
-/// Without a common reign only the empty log is common.
-pub fn common_point(ours: &[Reign], our_end: Lsn, theirs: &[Reign], their_end: Lsn) -> Lsn {
-    let last_common = ours.iter().enumerate().rev().find_map(|(i, reign)| {
-        let j = theirs.iter().position(|other| other == reign)?;
-        Some((i, j))
-    });
-    let Some((i, j)) = last_common else { return Lsn::ZERO };
-    let end = |history: &[Reign], index: usize, end: Lsn| {
-        history.get(index + 1).map_or(end, |next| end.min(Lsn::new(next.start_lsn)))
-    };
-    end(ours, i, our_end).min(end(theirs, j, their_end))
 }
 
 pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
@@ -82,7 +70,11 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
     let durable = Lsn::new(hello.progress.durable_lsn);
     // What is in the image cannot be taken back. After a restart this is what recovery has replayed.
     let applied = Lsn::new(hello.progress.applied_lsn.max(hello.progress.checkpoint_lsn));
-    let common = common_point(ours.history, ours.appended, &hello.history, durable);
+    let Some(theirs) = history::from_message(&hello.history) else {
+        return refuse(RefuseReason::Version, "the follower's epoch history makes no sense".into());
+    };
+    // Without a remembered common reign nothing but the empty log is known to be common.
+    let common = ours.past.common_point(ours.appended, &theirs, durable).unwrap_or(Lsn::ZERO);
 
     let last = hello.history.last();
     let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
@@ -185,6 +177,7 @@ mod tests {
         let ours = Ours {
             identity: &identity,
             history,
+            past: &history::from_message(history).unwrap(),
             oldest: Lsn::new(oldest),
             appended: Lsn::new(appended),
             fabrics: &[FabricKind::Tcp],

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use farkeep_core::log::EpochHistory;
 use farkeep_core::lsn::{Epoch, Lsn};
-use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket};
+use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
 use farkeep_proto::control::{Body, Heartbeat, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
 
@@ -204,6 +205,7 @@ pub struct Leader {
     config: Config,
     identity: Identity,
     history: Vec<Reign>,
+    past: EpochHistory,
     epoch: Epoch,
     commit: CommitPoint,
     appended: Lsn,
@@ -219,12 +221,14 @@ impl Leader {
     /// Begins a reign whose epoch and `EPOCH_START` record are already in the pool.
     pub fn new(config: Config, identity: Identity, start: Start) -> Self {
         let epoch = Epoch::new(start.history.last().expect("a leader has a reign").epoch);
+        let past = history::from_message(&start.history).expect("a pool's history is in order");
         let mut commit = CommitPoint::new(start.committed);
         commit.mark(start.established);
         let mut leader = Self {
             config,
             identity,
             history: start.history,
+            past,
             epoch,
             commit,
             appended: start.established,
@@ -401,6 +405,7 @@ impl Leader {
         let ours = Ours {
             identity: &self.identity,
             history: &self.history,
+            past: &self.past,
             oldest: self.local.oldest,
             appended: self.appended,
             fabrics: &peer.fabrics,

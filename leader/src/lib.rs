@@ -20,7 +20,6 @@ pub mod ship;
 pub use farkeep_fabric::Identity;
 pub use followers::{FollowerEntry, FollowerId, FollowerState};
 pub use held::HeldReplies;
-pub use join::common_point;
 pub use leader::{
     Action, Availability, Config, Join, Leader, LeaderError, LocalWatermarks, NoReplicas, OnFollowerLoss,
     Peer, Shipment, Start,

@@ -1,0 +1,54 @@
+//! A node's own log, as both ends of the contract see it: memory that a leader ships from, and the window that a
+//! follower exports.
+
+use std::sync::Arc;
+
+use farkeep_core::log::LogMap;
+
+use crate::window::{LogMemory, Window, WindowError};
+
+impl LogMemory for LogMap {
+    fn slice(&self, at: u64, len: usize) -> &[u8] {
+        self.ring_bytes(at, len)
+    }
+}
+
+/// The window of a node's own log.
+#[derive(Clone, Debug)]
+pub struct LogWindow(Arc<LogMap>);
+
+impl LogWindow {
+    /// The window of this log.
+    pub fn new(log: Arc<LogMap>) -> Self {
+        Self(log)
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Arc<LogMap> {
+        &self.0
+    }
+}
+
+impl Window for LogWindow {
+    fn len(&self) -> u64 {
+        self.0.window_len()
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.0.with_window_mut(offset, bytes.len(), |to| to.copy_from_slice(bytes));
+    }
+
+    fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {
+        self.0.flush_window(offset, len as usize);
+        Ok(())
+    }
+
+    fn fence(&mut self) -> Result<(), WindowError> {
+        self.0.fence();
+        Ok(self.0.sync_window()?)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        into.copy_from_slice(self.0.window_bytes(offset, into.len()));
+    }
+}
