@@ -13,6 +13,7 @@ use crate::pmem::mem::Mem;
 #[derive(Debug)]
 pub struct MemSource {
     max_len: u64,
+    image: Vec<u8>,
     /// How many bytes the image may grow to before the file system is full.
     pub space: AtomicU64,
     /// The calls of `drop_private`, which do nothing.
@@ -22,13 +23,21 @@ pub struct MemSource {
 impl MemSource {
     /// Address space for an image of up to `max_len` bytes.
     pub fn new(max_len: u64) -> Arc<MemSource> {
-        Arc::new(MemSource { max_len, space: AtomicU64::new(u64::MAX), dropped: Mutex::default() })
+        MemSource::with_image(max_len, Vec::new())
+    }
+
+    /// As [`MemSource::new`], for an image that holds these bytes already.
+    pub fn with_image(max_len: u64, image: Vec<u8>) -> Arc<MemSource> {
+        Arc::new(MemSource { max_len, image, space: AtomicU64::new(u64::MAX), dropped: Mutex::default() })
     }
 }
 
 impl ImageSource for MemSource {
     fn memory(&self) -> Mem {
-        Mem::anonymous(self.max_len as usize).expect("address space")
+        let mut mem = Mem::anonymous(self.max_len as usize).expect("address space");
+        mem.set_limit(self.image.len());
+        mem.bytes_mut(0, self.image.len()).copy_from_slice(&self.image);
+        mem
     }
 
     fn max_len(&self) -> u64 {
@@ -95,6 +104,9 @@ impl Replica {
     pub fn assert_same_bytes(&self, view: &View) {
         assert_eq!(self.image.len() as u64, view.image_len(), "the image's length");
         let bytes = view.peek_bytes(super::Offset::NULL, self.image.len());
+        if *bytes == self.image[..] {
+            return;
+        }
         if let Some(at) = bytes.iter().zip(&self.image).position(|(view, image)| view != image) {
             panic!("view and replayed image differ at {at:#x}");
         }

@@ -22,8 +22,14 @@ mod range;
 mod source;
 mod superblock;
 mod txn;
+mod used;
+mod verify;
 mod view;
 
+#[cfg(test)]
+mod alloc_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod txn_tests;
 
@@ -35,11 +41,13 @@ pub use range::{MAX_RANGE_LEN, Range, RangeKind};
 pub use source::{CommitError, HeapError, ImageSource, RedoSink};
 pub use superblock::ROOTS;
 pub use txn::{Savepoint, Txn};
+pub use verify::{Finding, verify};
 pub use view::View;
 
 use crate::lsn::Lsn;
 use pages::PageTable;
 use txn::Scratch;
+use used::UsedBytes;
 
 /// Length of a page, in bytes: the unit of extents, of private copies and of dependency tracking.
 pub const PAGE_LEN: u64 = 4096;
@@ -50,8 +58,7 @@ pub struct Heap {
     view: View,
     source: Arc<dyn ImageSource>,
     scratch: Scratch,
-    /// Bytes in allocated blocks.
-    used_bytes: u64,
+    used: UsedBytes,
 }
 
 impl Heap {
@@ -65,8 +72,8 @@ impl Heap {
         if image_len > 0 {
             superblock::check(&view)?;
         }
-        let used_bytes = alloc::stored_used_bytes(&view);
-        Ok(Heap { view, source, scratch: Scratch::default(), used_bytes })
+        let used = UsedBytes::stored(&view);
+        Ok(Heap { view, source, scratch: Scratch::default(), used })
     }
 
     /// Writes the superblock of an empty image: the first transaction of a dataset.
@@ -91,11 +98,36 @@ impl Heap {
         Txn::begin(self)
     }
 
-    /// Bytes in allocated blocks. After a crash it may be off by what the last few hundred small allocations and
-    /// frees made of it, since persisting the count with each of them would cost redo bytes.
+    /// Bytes in allocated blocks. Until [`Heap::recount_used`] is done after a start, it may be off by what the
+    /// last few hundred small allocations and frees before it made of it.
     #[inline]
     pub fn used_bytes(&self) -> u64 {
-        self.used_bytes
+        self.used.get()
+    }
+
+    /// Goes on counting the bytes in allocated blocks, over up to `max_runs` runs of pages (some 100 ns each), and
+    /// returns whether the count is exact by now. To be called after a start until it is.
+    pub fn recount_used(&mut self, max_runs: usize) -> bool {
+        self.used.recount(&self.view, max_runs);
+        self.used.is_exact()
+    }
+
+    /// The length to which a background thread may grow the image ahead of need with [`ImageSource::grow_to`], if
+    /// what is left of it is running out. The heap itself will grow to the same length when it gets there.
+    pub fn growth_due(&self) -> Option<u64> {
+        let image_len = self.view.image_len();
+        let limit = self.source.max_len() - self.source.max_len() % PAGE_LEN;
+        if image_len == 0 || image_len >= limit {
+            return None;
+        }
+        let grown = alloc::extent::grown_len(image_len, image_len, limit);
+        let left = image_len - u64::from(alloc::extent::top(&self.view)) * PAGE_LEN;
+        (left < (grown - image_len) / 2).then_some(grown)
+    }
+
+    /// Bytes of the image that are or were in use: it could not be shorter without moving blocks.
+    pub fn footprint_bytes(&self) -> u64 {
+        if self.is_formatted() { u64::from(alloc::extent::top(&self.view)) * PAGE_LEN } else { 0 }
     }
 
     /// What the heap stands on.
@@ -159,7 +191,7 @@ impl Heap {
         if self.is_formatted() {
             superblock::check(&self.view)?;
         }
-        self.used_bytes = alloc::stored_used_bytes(&self.view);
+        self.used = UsedBytes::stored(&self.view);
         Ok(())
     }
 

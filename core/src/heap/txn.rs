@@ -22,11 +22,12 @@ use std::ops::Deref;
 
 use zerocopy::{Immutable, IntoBytes};
 
-use super::alloc;
+use super::alloc::{self, Block};
 use super::offset::Offset;
 use super::range::{self, Range, RangeKind};
 use super::source::{CommitError, HeapError, RedoSink};
 use super::superblock::{self, ROOTS};
+use super::used::UsedBytes;
 use super::view::View;
 use super::{Heap, PAGE_LEN};
 use crate::lsn::Lsn;
@@ -103,7 +104,7 @@ pub struct Savepoint {
     fresh: usize,
     frees: usize,
     image_len: u64,
-    used_bytes: u64,
+    used: UsedBytes,
 }
 
 /// An open transaction. It reads as a [`View`]; dropping it without [`Txn::commit`] rolls it back.
@@ -142,9 +143,9 @@ impl<'h> Txn<'h> {
     /// [`Txn::init`]. On an error the transaction is as it was before.
     #[inline]
     pub fn alloc(&mut self, len: usize) -> Result<Offset, HeapError> {
-        let (at, usable) = alloc::alloc(self, len)?;
-        self.heap.used_bytes += usable as u64;
-        let (from, to) = (at.get(), at.get() + usable as u64);
+        let Block { at, len, run } = alloc::alloc(self, len)?;
+        self.heap.used.add(run, len as i64);
+        let (from, to) = (at.get(), at.get() + len as u64);
         self.heap.scratch.fresh.push(Fresh { at: from, end: to, stored_from: to, stored_to: from });
         Ok(at)
     }
@@ -234,7 +235,7 @@ impl<'h> Txn<'h> {
     /// Bytes in allocated blocks, as [`Heap::used_bytes`]; blocks freed in this transaction still count.
     #[inline]
     pub fn used_bytes(&self) -> u64 {
-        self.heap.used_bytes
+        self.heap.used.get()
     }
 
     /// The present state, for [`Txn::rollback_to`].
@@ -288,7 +289,7 @@ impl<'h> Txn<'h> {
         scratch.frees.truncate(savepoint.frees);
         scratch.protected.set(savepoint.fresh);
         heap.view.set_image_len(savepoint.image_len);
-        heap.used_bytes = savepoint.used_bytes;
+        heap.used = savepoint.used;
     }
 
     /// Whether the transaction has changed nothing so far.
@@ -329,8 +330,8 @@ impl<'h> Txn<'h> {
     fn apply_frees(&mut self) {
         for next in 0..self.heap.scratch.frees.len() {
             let at = self.heap.scratch.frees[next];
-            let usable = alloc::free(self, at);
-            self.heap.used_bytes -= usable as u64;
+            let Block { len, run, .. } = alloc::free(self, at);
+            self.heap.used.add(run, -(len as i64));
         }
         self.heap.scratch.frees.clear();
     }
@@ -347,7 +348,7 @@ impl<'h> Txn<'h> {
             fresh: scratch.fresh.len(),
             frees: scratch.frees.len(),
             image_len: heap.view.image_len(),
-            used_bytes: heap.used_bytes,
+            used: heap.used,
         }
     }
 
