@@ -7,5 +7,11 @@ pub mod heap;
 pub mod log;
 pub mod lsn;
 pub mod pmem;
+pub mod pool;
+pub mod recover;
+pub mod replay;
+
+#[cfg(test)]
+mod recover_tests;
 
 pub use lsn::{Epoch, Lsn, Watermarks};

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use farkeep_proto::logfile::{
     IDENTITY_AT, IDENTITY_LEN, MAGIC, MAGIC_UNFINISHED, RawIdentity, STATE_AT, STATE_LEN, WINDOW_AT,
 };
-use farkeep_proto::redo::FORMAT_VERSION;
+use farkeep_proto::redo::{FORMAT_VERSION, MIN_ROOM};
 use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell, window_len};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -128,6 +128,7 @@ pub struct LogMap {
     region: Region,
     identity: LogIdentity,
     state: Mutex<StateStore>,
+    checkpoint: AtomicU64,
     appended: AtomicU64,
     durable: AtomicU64,
     oldest: AtomicU64,
@@ -191,6 +192,7 @@ impl LogMap {
             region,
             identity,
             state: Mutex::new(StateStore { seq, state }),
+            checkpoint: AtomicU64::new(checkpoint),
             appended: AtomicU64::new(checkpoint),
             durable: AtomicU64::new(checkpoint),
             oldest: AtomicU64::new(oldest),
@@ -244,6 +246,7 @@ impl LogMap {
             return Err(error);
         }
         self.oldest.fetch_max(changed.oldest.get(), Ordering::AcqRel);
+        self.checkpoint.store(changed.checkpoint.lsn.get(), Ordering::Release);
         *store = StateStore { seq, state: changed };
         Ok(())
     }
@@ -265,6 +268,12 @@ impl LogMap {
             Some(reason) => Err(io::Error::other(format!("the log is stopped: {reason}"))),
             None => Ok(()),
         }
+    }
+
+    /// Everything before it is persistent in the image.
+    #[inline]
+    pub fn checkpoint(&self) -> Lsn {
+        Lsn::new(self.checkpoint.load(Ordering::Acquire))
     }
 
     /// The end of what has been appended here.
@@ -298,9 +307,10 @@ impl LogMap {
 
     /// The first position that the ring may still hold. Bytes before it have been overwritten or never were here.
     pub fn oldest(&self) -> Lsn {
-        let overwritten = self.appended().get().saturating_sub(self.geometry().ring_len());
+        // A truncation erases a header behind the end; what lay there one lap earlier is gone as well.
+        let overwritten = (self.appended().get() + MIN_ROOM).saturating_sub(self.geometry().ring_len());
         let kept = self.geometry().segment_start_from(Lsn::new(overwritten));
-        kept.max(Lsn::new(self.oldest.load(Ordering::Acquire)))
+        kept.max(Lsn::new(self.oldest.load(Ordering::Acquire))).min(self.checkpoint())
     }
 
     /// On a disk: makes everything appended before the call persistent and returns its end, which is the new

@@ -120,7 +120,8 @@ impl Tail {
         Tail { at: end, end, committed: Lsn::ZERO }
     }
 
-    /// Validates what has arrived since the last call and returns the end of the last whole transaction.
+    /// Validates what has arrived since the last call and returns the end of the last whole transaction, which from
+    /// then on is the log's `appended_lsn` and `durable_lsn`.
     pub fn poll(&mut self, log: &LogMap) -> Lsn {
         let mut scanner = Scanner::new(log, self.at);
         while let Ok(record) = scanner.next() {
@@ -132,6 +133,8 @@ impl Tail {
             }
         }
         self.at = scanner.position();
+        log.set_appended(self.end.lsn);
+        log.set_durable(self.end.lsn);
         self.end.lsn
     }
 

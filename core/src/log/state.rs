@@ -93,7 +93,10 @@ impl LogState {
         };
         // An LSN or length near the end of its range would overflow in the first sum it goes into.
         let plausible = [state.checkpoint.lsn.get(), state.oldest.get(), state.image_len];
-        (plausible.iter().all(|&number| number < 1 << 62) && state.oldest <= state.checkpoint.lsn)
+        let epochs = [state.promised, state.history.epoch(), state.checkpoint.epoch];
+        (plausible.iter().all(|&number| number < 1 << 62)
+            && epochs.iter().all(|epoch| epoch.get() < u32::MAX)
+            && state.oldest <= state.checkpoint.lsn)
             .then_some((raw.seq.get(), state))
     }
 }

@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -32,8 +32,8 @@ pub struct Image {
     name: String,
     /// Bytes of the file that have space allocated.
     allocated: AtomicU64,
-    /// The working view, as long as there is one.
-    private: Mutex<Option<Arc<Mapping>>>,
+    /// The working view, as long as somebody has one.
+    private: Mutex<Weak<Mapping>>,
 }
 
 impl Image {
@@ -55,7 +55,7 @@ impl Image {
             shared,
             name: name.to_owned(),
             allocated: AtomicU64::new(allocated),
-            private: Mutex::new(None),
+            private: Mutex::default(),
         })
     }
 
@@ -91,7 +91,7 @@ impl ImageSource for Image {
         // transaction that is not yet in the image: a transaction's first store to a page makes it private, and it
         // stays so until everything that was stored to it has been replayed.
         let mem = unsafe { mapping.mem() };
-        *self.private.lock().unwrap_or_else(PoisonError::into_inner) = Some(mapping);
+        *self.private.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&mapping);
         mem
     }
 
@@ -121,7 +121,7 @@ impl ImageSource for Image {
     }
 
     fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
-        match &*self.private.lock().unwrap_or_else(PoisonError::into_inner) {
+        match self.private.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
             Some(mapping) => mapping.drop_copies(at, len),
             None => Ok(()),
         }

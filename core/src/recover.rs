@@ -1,0 +1,451 @@
+//! From what a crash has left to a node that works, in time that depends on the log since the checkpoint only.
+//!
+//! Every start, change of role and restart goes through here; there is no other way to an [`Appender`], a
+//! [`Replayer`] or a [`Tail`]. The steps:
+//!
+//! 1. [`survey`]: walk the log from the checkpoint. It ends at the last transaction that is whole; the records tell
+//!    up to where it was committed.
+//! 2. Replay what is committed into the image (I2). What is durable but not known to be committed stays out of it.
+//! 3. A leader begins a new reign at the end of the log ([`open_leader`]): the reign is persistent before its first
+//!    record. It puts what is durable and not known to be committed into its working view; all of that counts as
+//!    committed as soon as the reign's first record does. A follower ([`open_follower`]) waits for its leader.
+//!
+//! A follower that joins a leader first cuts off what the leader does not have ([`truncate`]) and takes over the
+//! leader's history. Either of the two makes the suffix invalid for good: the record behind the cut is erased, and
+//! records of a reign that the history does not name for their place are never believed.
+//!
+//! To change a node's role, drop what the old role had opened (the working view with it: that is the rollback of
+//! everything uncommitted) and open the pool again in the new role; the process and its mappings stay.
+
+use std::io;
+use std::sync::Arc;
+
+use farkeep_proto::redo::{HEADER_LEN, MIN_ROOM, Malformed, RECORD_ALIGN, Range, RawHeader, validate};
+use zerocopy::FromBytes;
+
+use crate::heap::{CommitError, Heap, HeapError, Offset, View};
+use crate::log::scan::ends_transaction;
+use crate::log::{Appender, EpochHistory, LogMap, Position, Reign, Replid, Scanner, Stop, Tail};
+use crate::lsn::{Epoch, Lsn};
+use crate::pool::{Pool, PoolError};
+use crate::replay::{ReplayError, Replayer};
+
+/// Why a pool cannot serve in the role it was opened for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// The image is in the middle of a delta sync (I10).
+    #[error("the pool is in the middle of a sync with a leader; it can only go on following")]
+    MidSync,
+    /// The log is known to have held more than can be read.
+    #[error("the log is damaged at LSN {end}: a later record says that it was committed up to {committed}")]
+    Damaged {
+        /// Where validation stops.
+        end: Lsn,
+        /// Up to where the log should be whole.
+        committed: Lsn,
+    },
+    /// A record is right and cannot be understood: a later version wrote it.
+    #[error("the record at LSN {lsn} cannot be understood: {source}")]
+    Malformed {
+        /// Where the record begins.
+        lsn: Lsn,
+        /// What is wrong with it.
+        source: Malformed,
+    },
+    /// The log cannot be cut there.
+    #[error("the log cannot be cut at LSN {wanted}: {why} ({limit})")]
+    Cut {
+        /// Where it should be cut.
+        wanted: Lsn,
+        /// What speaks against it.
+        why: &'static str,
+        /// The position that does.
+        limit: Lsn,
+    },
+    /// A node never goes back to an epoch below one it has promised to take part in.
+    #[error("epoch {wanted} is not above epoch {promised}, which this node has promised to")]
+    StaleEpoch {
+        /// The epoch asked for.
+        wanted: Epoch,
+        /// The promise.
+        promised: Epoch,
+    },
+    /// The pool is blank and no dataset was named for it.
+    #[error("the pool holds no dataset")]
+    Blank,
+    /// Replaying failed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The working view could not be opened.
+    #[error(transparent)]
+    Heap(#[from] HeapError),
+    /// The reign's first record could not be appended.
+    #[error("the new reign cannot begin")]
+    Append(#[from] CommitError),
+    /// The pool's files do not take what must be written.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The log's state could not be persisted.
+    #[error("the log's state cannot be persisted: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a log holds, from its checkpoint on.
+#[derive(Clone, Copy, Debug)]
+pub struct Survey {
+    /// Where the survey began.
+    pub checkpoint: Position,
+    /// The end of the last whole transaction: `durable_lsn`.
+    pub end: Position,
+    /// Up to where the log is known to be committed; not beyond `end`.
+    pub committed: Lsn,
+    /// Whole transactions between the two.
+    pub transactions: u64,
+    /// Records between the two.
+    pub records: u64,
+    /// Why it ends there.
+    pub stop: Stop,
+    /// Set if the log held more once: up to where a later record, out of reach, says that it was committed.
+    pub lost_committed: Option<Lsn>,
+}
+
+/// Walks the log from its checkpoint. Reads only.
+pub fn survey(log: &LogMap) -> Survey {
+    let checkpoint = log.state().checkpoint;
+    let mut scanner = Scanner::new(log, checkpoint);
+    let mut found = Survey {
+        checkpoint,
+        end: checkpoint,
+        committed: checkpoint.lsn,
+        transactions: 0,
+        records: 0,
+        stop: Stop::Malformed(Malformed::Flags { bits: 0 }),
+        lost_committed: None,
+    };
+    let mut records = 0;
+    found.stop = loop {
+        // More than a ring cannot follow a checkpoint; a log that says so has been tampered with.
+        if scanner.position().lsn.distance_from(checkpoint.lsn) > log.geometry().ring_len() {
+            break Stop::Invalid(farkeep_proto::redo::Invalid::Length { found: 0, room: 0 });
+        }
+        match scanner.next() {
+            Ok(record) => {
+                records += 1;
+                if let Some(committed) = record.committed_lsn() {
+                    found.committed = found.committed.max(Lsn::new(committed));
+                }
+                if ends_transaction(&record) {
+                    (found.end, found.records) = (scanner.position(), records);
+                    found.transactions += 1;
+                }
+            }
+            Err(stop) => break stop,
+        }
+    };
+    let lost = committed_behind(log, scanner.next_start());
+    found.lost_committed = lost.filter(|&committed| committed > found.end.lsn);
+    found.committed = found.committed.min(found.end.lsn);
+    found
+}
+
+/// The highest `committed_lsn` told by records of the present lap and reign at or behind `from`, where the chain is
+/// broken. A torn tail may well leave such records, but none of them can have known the lost part as committed,
+/// since what was committed had been persistent before; so a position beyond the break means damage.
+fn committed_behind(log: &LogMap, from: Lsn) -> Option<Lsn> {
+    let geometry = log.geometry();
+    let history = log.history();
+    let told = |start: Lsn| -> Option<Lsn> {
+        let bytes = log.segment_rest(start);
+        let (header, _) = RawHeader::read_from_prefix(bytes).ok()?;
+        if header.lsn.get() != start.get()
+            || history.epoch_at(start).0 != Some(Epoch::new(header.epoch.get()))
+        {
+            return None;
+        }
+        validate(bytes, start.get(), header.prev_crc.get(), 0).ok()?.committed_lsn().map(Lsn::new)
+    };
+    let segment_end = from + geometry.room(from);
+    let here = (from.get()..segment_end.get()).step_by(RECORD_ALIGN).filter_map(|at| told(Lsn::new(at)));
+    let lap_end = segment_end.get() + geometry.ring_len() - geometry.segment_len();
+    let later = (segment_end.get()..lap_end).step_by(geometry.segment_len() as usize);
+    here.chain(later.filter_map(|at| told(Lsn::new(at)))).max()
+}
+
+/// The first position from which the ring holds the stream without a gap up to `end`, as far as the segments' first
+/// headers tell. What is sent from there is validated by its receiver.
+fn oldest_kept(log: &LogMap, checkpoint: Lsn, end: Lsn, known: Lsn) -> Lsn {
+    let geometry = log.geometry();
+    let earliest = (end.get() + geometry.segment_len()).saturating_sub(geometry.ring_len());
+    let mut oldest = checkpoint;
+    let mut segment = checkpoint.get() / geometry.segment_len() * geometry.segment_len();
+    while segment >= earliest && segment >= known.get() {
+        let bytes = log.segment_rest(Lsn::new(segment));
+        match RawHeader::read_from_prefix(bytes) {
+            Ok((header, _)) if header.lsn.get() == segment => oldest = oldest.min(Lsn::new(segment)),
+            _ => break,
+        }
+        match segment.checked_sub(geometry.segment_len()) {
+            Some(previous) => segment = previous,
+            None => break,
+        }
+    }
+    oldest.max(known)
+}
+
+/// Whether the ring holds the stream from `from`, which must be the end of a transaction, up to the checkpoint or
+/// the end of the log without a gap. Walks that part of the log; use it before promising to ship from far back.
+pub fn reaches_back(log: &LogMap, from: Lsn) -> bool {
+    let checkpoint = log.state().checkpoint;
+    if from >= checkpoint.lsn {
+        return from <= log.appended();
+    }
+    let start = log.geometry().record_start(from);
+    let Ok((header, _)) = RawHeader::read_from_prefix(log.segment_rest(start)) else { return false };
+    let mut at = Position { lsn: from, crc: header.prev_crc.get(), epoch: Epoch::ZERO };
+    while at.lsn < checkpoint.lsn {
+        let mut scanner = Scanner::new(log, at);
+        if scanner.next().is_err() {
+            return false;
+        }
+        at = scanner.position();
+    }
+    at == checkpoint
+}
+
+/// What a leader works with.
+#[derive(Debug)]
+pub struct Leader {
+    /// The working view. Not formatted if the dataset is new.
+    pub heap: Heap,
+    /// The end of the log, with the reign's first record already appended.
+    pub appender: Appender,
+    /// The background checkpoint.
+    pub replayer: Replayer,
+    /// The new reign.
+    pub reign: Reign,
+    /// The end of the reign's first record: nothing before it counts as committed until it is, except what was
+    /// known to be.
+    pub reign_begun: Lsn,
+    /// Up to where the stream was known to be committed.
+    pub committed: Lsn,
+}
+
+/// How to open a pool as a leader.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaderOptions {
+    /// Random bytes for the new reign.
+    pub replid: Replid,
+    /// Random bytes for a new dataset, if the pool is blank; `None`: that is an error.
+    pub new_dataset_id: Option<[u8; 16]>,
+    /// The reign's epoch must be at least this one.
+    pub epoch_min: Epoch,
+    /// Lead even though committed records of this log are lost to damage.
+    pub accept_loss: bool,
+}
+
+impl LeaderOptions {
+    /// Lead what the pool holds, or a new dataset.
+    pub fn new(replid: Replid, new_dataset_id: Option<[u8; 16]>) -> LeaderOptions {
+        LeaderOptions { replid, new_dataset_id, epoch_min: Epoch::ZERO, accept_loss: false }
+    }
+}
+
+/// Recovers the pool and begins a new reign. Nothing else may be working on the pool.
+pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, RecoverError> {
+    let log = pool.log();
+    if pool.is_blank() {
+        pool.found(options.new_dataset_id.ok_or(RecoverError::Blank)?)?;
+    }
+    let (found, mut replayer) = recover(pool)?;
+    if let Some(committed) = found.lost_committed
+        && !options.accept_loss
+    {
+        return Err(RecoverError::Damaged { end: found.end.lsn, committed });
+    }
+    replayer.checkpoint()?;
+    let reign = begin_reign(log, found.end.lsn, options)?;
+    let mut heap = Heap::open(Arc::<crate::pmem::image::Image>::clone(pool.image()), replayer.image_len())?;
+    redo_uncommitted(log, &mut heap, replayer.position(), found.end.lsn)?;
+    let floor = replayer.checkpoint_lsn();
+    let mut appender = Appender::new(Arc::clone(log), found.end, reign.epoch, found.committed, floor);
+    let reign_begun = appender.append_epoch_start()?;
+    appender.persist();
+    tracing::info!(epoch = reign.epoch.get(), lsn = found.end.lsn.get(), "a new reign begins");
+    Ok(Leader { heap, appender, replayer, reign, reign_begun, committed: found.committed })
+}
+
+/// Makes the new reign persistent and returns it. Reigns that the log has heard of and has no record of are
+/// forgotten, but their numbers are not used again.
+fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reign, RecoverError> {
+    let state = log.state();
+    let epoch = state.history.epoch().max(state.promised).next().max(options.epoch_min);
+    let reign = Reign { epoch, replid: options.replid, start };
+    let kept = state.history.reigns().iter().copied().filter(|reign| reign.start <= start).collect();
+    let mut history = EpochHistory::new(kept).unwrap_or_default();
+    history.push(reign);
+    log.update_state(|state| {
+        state.history = Arc::new(history);
+        state.promised = epoch;
+    })?;
+    Ok(reign)
+}
+
+/// Puts the part of the log that is durable and not known to be committed into the working view.
+fn redo_uncommitted(log: &LogMap, heap: &mut Heap, from: Position, end: Lsn) -> Result<(), RecoverError> {
+    let mut scanner = Scanner::new(log, from);
+    let mut pending = Vec::new();
+    while scanner.position().lsn < end {
+        let record = scanner.next().map_err(|stop| {
+            let lsn = scanner.position().lsn;
+            ReplayError::Missing { lsn, committed: end, stop }
+        })?;
+        pending.push(record);
+        if !ends_transaction(&record) {
+            continue;
+        }
+        let lsn = scanner.position().lsn;
+        for record in pending.drain(..) {
+            for range in record.ranges() {
+                let range = range.map_err(|source| ReplayError::Malformed { lsn, source })?;
+                redo(heap, range, lsn)?;
+            }
+        }
+    }
+    heap.redo_done()?;
+    Ok(())
+}
+
+fn redo(heap: &mut Heap, range: Range<'_>, lsn: Lsn) -> Result<(), RecoverError> {
+    let (offset, len) = match range {
+        Range::Grow { image_len } => return Ok(heap.redo_grow(image_len)?),
+        Range::Bytes { offset, bytes } => (offset, bytes.len() as u64),
+        Range::Fill { offset, len } => (offset, u64::from(len)),
+    };
+    let image_len = heap.view().image_len();
+    if offset + len > image_len {
+        return Err(ReplayError::OutsideImage { lsn, offset, len, image_len }.into());
+    }
+    match range {
+        Range::Bytes { bytes, .. } => heap.redo_bytes(Offset::new(offset), bytes, lsn),
+        _ => heap.redo_fill(Offset::new(offset), len, lsn),
+    }
+    Ok(())
+}
+
+/// What a follower works with.
+#[derive(Debug)]
+pub struct Follower {
+    /// Carries the image along.
+    pub replayer: Replayer,
+    /// The end of the log, which the leader moves.
+    pub tail: Tail,
+    /// The image as clients read it, between two steps of the replayer. After a step its length must be set to
+    /// [`Replayer::image_len`].
+    pub view: View,
+    /// Up to where the stream is known to be committed.
+    pub committed: Lsn,
+}
+
+impl Follower {
+    /// The end of the last whole transaction in the log.
+    pub fn durable(&self) -> Lsn {
+        self.tail.end().lsn
+    }
+}
+
+/// Recovers the pool as a follower's, which holds a dataset. Nothing else may be working on the pool.
+pub fn open_follower(pool: &Pool) -> Result<Follower, RecoverError> {
+    if pool.is_blank() {
+        return Err(RecoverError::Blank);
+    }
+    let (found, replayer) = recover(pool)?;
+    if let Some(committed) = found.lost_committed {
+        tracing::warn!(
+            lsn = found.end.lsn.get(),
+            committed = committed.get(),
+            "the log is damaged; the leader has to send it again"
+        );
+    }
+    let view = View::of_image(pool.image().shared_memory(), replayer.image_len());
+    Ok(Follower { replayer, tail: Tail::new(found.end), view, committed: found.committed })
+}
+
+fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
+    let log = pool.log();
+    let state = log.state();
+    if state.mid_sync {
+        return Err(RecoverError::MidSync);
+    }
+    let mut found = survey(log);
+    if let Stop::Malformed(source) = found.stop {
+        return Err(RecoverError::Malformed { lsn: found.end.lsn, source });
+    }
+    log.reset_marks(found.end.lsn, oldest_kept(log, state.checkpoint.lsn, found.end.lsn, state.oldest));
+    let mut replayer = Replayer::new(Arc::clone(log), Arc::clone(pool.image()))?;
+    replayer.run(found.committed)?;
+    // A position in the middle of a transaction could only come from a leader gone mad; the image never gets there.
+    found.committed = replayer.applied();
+    Ok((found, replayer))
+}
+
+/// Cuts the log off at `end`, which must be the end of a transaction at or behind the checkpoint, and takes over the
+/// leader's history. Nothing else may be working on the pool; open it as a follower afterwards. A crash in between
+/// leaves the log cut off and the old history, which is as good a follower as before.
+pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverError> {
+    let log = pool.log();
+    let promised = log.state().promised;
+    if history.epoch() < promised {
+        return Err(RecoverError::StaleEpoch { wanted: history.epoch(), promised });
+    }
+    truncate(log, end)?;
+    log.update_state(|state| {
+        state.promised = state.promised.max(history.epoch());
+        state.history = Arc::new(history);
+    })?;
+    Ok(())
+}
+
+/// Promises to take part in no epoch below `epoch` (I11), persistently.
+pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
+    let promised = log.state().promised;
+    if epoch < promised {
+        return Err(RecoverError::StaleEpoch { wanted: epoch, promised });
+    }
+    if epoch > promised {
+        log.update_state(|state| state.promised = epoch)?;
+    }
+    Ok(())
+}
+
+/// Cuts the log off at `end`: what lies behind will never validate again.
+pub fn truncate(log: &LogMap, end: Lsn) -> Result<(), RecoverError> {
+    let state = log.state();
+    if end < state.checkpoint.lsn {
+        let why = "the image holds more than that, up to the checkpoint";
+        return Err(RecoverError::Cut { wanted: end, why, limit: state.checkpoint.lsn });
+    }
+    let mut scanner = Scanner::new(log, state.checkpoint);
+    let mut last_end = state.checkpoint.lsn;
+    while scanner.position().lsn < end {
+        match scanner.next() {
+            Ok(record) if ends_transaction(&record) => last_end = scanner.position().lsn,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    if last_end != end {
+        return Err(RecoverError::Cut {
+            wanted: end,
+            why: "no transaction ends there; the last one before",
+            limit: last_end,
+        });
+    }
+    let start = log.geometry().record_start(end);
+    const _: () = assert!(MIN_ROOM as usize >= HEADER_LEN);
+    let at = log.file_offset(start);
+    log.region().store(at, &[0; HEADER_LEN]);
+    log.region().persist(at, HEADER_LEN)?;
+    log.reset_marks(end, log.oldest().min(end));
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! Pools that are opened, killed and opened again.
+
+use std::sync::Arc;
+
+use crate::heap::{Heap, Offset, RedoSink};
+use crate::log::{Geometry, Replid};
+use crate::lsn::{Epoch, Lsn};
+use crate::pmem::crash::{CrashDouble, Medium};
+use crate::pmem::domain::{Domain, Durability};
+use crate::pool::{Pool, PoolOptions};
+use crate::recover::{
+    Leader, LeaderOptions, RecoverError, join, open_follower, open_leader, promise, reaches_back, survey,
+    truncate,
+};
+
+pub(crate) fn options(domain: Domain) -> PoolOptions {
+    PoolOptions {
+        log_len: 8 * 4096,
+        segment_len: 4096,
+        max_image_len: Some(64 << 20),
+        durability: Durability::Forced(domain),
+        ..PoolOptions::new("/double", [1; 16])
+    }
+}
+
+pub(crate) fn lead(pool: &Pool, number: u8) -> Leader {
+    open_leader(pool, &LeaderOptions::new(Replid([number; 20]), Some([9; 16]))).unwrap()
+}
+
+/// Sets root 0 to `number` in a transaction that is padded by `padding` bytes of a block, and returns its end.
+pub(crate) fn put(leader: &mut Leader, number: u64, padding: usize) -> Lsn {
+    let mut txn = leader.heap.txn();
+    if txn.image_len() == 0 {
+        Heap::format(&mut txn).unwrap();
+    }
+    if padding > 0 {
+        let old = txn.root(1);
+        if old != Offset::NULL {
+            txn.free(old);
+        }
+        let block = txn.alloc(padding).unwrap();
+        txn.init(block, &vec![(number as u8).wrapping_add(1); padding]);
+        txn.set_root(1, block);
+        txn.set_root(2, Offset::new(padding as u64));
+    }
+    txn.set_root(0, Offset::new(number));
+    txn.commit(&mut leader.appender).unwrap()
+}
+
+#[test]
+fn a_killed_leader_finds_everything_again_and_only_the_committed_part_in_the_image() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let mut committed = Lsn::ZERO;
+    for number in 1..=20 {
+        committed = put(&mut leader, number, 100);
+        leader.appender.persist();
+        leader.appender.set_committed_hint(committed);
+    }
+    put(&mut leader, 21, 100);
+    let durable = leader.appender.persist();
+    put(&mut leader, 22, 100);
+    drop((leader, pool));
+
+    let double = double.crash(|| 1).unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let found = survey(pool.log());
+    assert_eq!((found.end.lsn, found.committed, found.lost_committed), (durable, committed, None));
+    let follower = open_follower(&pool).unwrap();
+    assert_eq!(follower.view.root(0), Offset::new(20), "a follower reads what is committed");
+    assert_eq!((follower.durable(), follower.replayer.applied()), (durable, committed));
+    drop(follower);
+    let mut leader = lead(&pool, 2);
+    assert_eq!(leader.reign.epoch, Epoch::new(2));
+    assert_eq!(leader.heap.view().root(0), Offset::new(21), "a leader goes on from what is durable");
+    assert_eq!(leader.committed, committed);
+    assert!(leader.reign_begun > durable);
+    let end = put(&mut leader, 23, 0);
+    leader.appender.persist();
+    leader.replayer.run(end).unwrap();
+    leader.replayer.checkpoint().unwrap();
+    assert_eq!(pool.log().state().checkpoint.lsn, end);
+}
+
+#[test]
+fn the_image_carries_on_through_many_laps_of_the_ring() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    for number in 1..=1000u64 {
+        let end = put(&mut leader, number, number as usize % 900);
+        leader.appender.persist();
+        leader.appender.set_committed_hint(end);
+        if number % 7 == 0 {
+            while leader.replayer.step(end, 500).unwrap() {}
+            leader.appender.set_floor(leader.replayer.checkpoint().unwrap());
+            leader.heap.drop_private(end, 1 << 20).unwrap();
+        }
+        if number % 100 == 0 {
+            drop(leader);
+            leader = lead(&pool, number as u8);
+            assert_eq!(leader.heap.view().root(0), Offset::new(number));
+        }
+    }
+    let end = leader.appender.appended();
+    assert!(end > Lsn::new(10 * 8 * 4096));
+    leader.appender.persist();
+    leader.replayer.run(end).unwrap();
+    let len = leader.heap.view().image_len();
+    assert_eq!(len, leader.replayer.image_len());
+    let image = &double.memory(Medium::Image)[..len as usize];
+    assert!(
+        image == leader.heap.view().peek_bytes(Offset::NULL, len as usize),
+        "equal LSN, equal bytes (I5)"
+    );
+    assert!(reaches_back(pool.log(), pool.log().oldest()) || pool.log().oldest().get() % 4096 == 0);
+}
+
+/// Sends what the leader has appended behind the follower's end, as a fabric does.
+fn ship(from: &Pool, to: &Pool, at: Lsn) {
+    let end = from.log().appended();
+    let (head, tail) = from.log().bytes(at, end);
+    for (lsn, bytes) in [(at, head), (at + head.len() as u64, tail)] {
+        let offset = to.log().window_offset(lsn);
+        to.log().with_window_mut(offset, bytes.len(), |window| window.copy_from_slice(bytes));
+        to.log().flush_window(offset, bytes.len());
+    }
+    to.log().fence();
+    to.log().sync_window().unwrap();
+}
+
+#[test]
+fn a_follower_is_filled_by_shipping_alone_and_promoted_and_the_old_leader_rejoins() {
+    let doubles = [CrashDouble::new().unwrap(), CrashDouble::new().unwrap()];
+    let small = PoolOptions { log_len: 4 * 4096, ..options(Domain::Pmem) };
+    let first = Pool::on_double(&doubles[0], &options(Domain::Pmem)).unwrap();
+    let mut second = Pool::on_double(&doubles[1], &small).unwrap();
+    let mut leader = lead(&first, 1);
+    second.adopt(first.dataset_id().unwrap(), first.log().geometry()).unwrap();
+    assert_eq!(second.log().geometry(), first.log().geometry());
+    join(&second, Lsn::ZERO, (*first.log().history()).clone()).unwrap();
+    let mut follower = open_follower(&second).unwrap();
+    for number in 1..=10 {
+        put(&mut leader, number, 200);
+    }
+    ship(&first, &second, Lsn::ZERO);
+    let shared = follower.tail.poll(second.log());
+    assert_eq!(shared, leader.appender.appended());
+    follower.replayer.run(shared).unwrap();
+    follower.view.set_image_len(follower.replayer.image_len());
+    assert_eq!(follower.view.root(0), Offset::new(10));
+    follower.replayer.checkpoint().unwrap();
+
+    // The leader goes on alone; what it appends now is never acknowledged.
+    leader.appender.set_committed_hint(shared);
+    for number in 11..=15 {
+        put(&mut leader, number, 200);
+    }
+    leader.appender.persist();
+    drop(follower);
+    let mut promoted = lead(&second, 2);
+    assert_eq!(promoted.reign.start, shared);
+    put(&mut promoted, 77, 200);
+    promoted.appender.persist();
+
+    drop(leader);
+    let (ours, theirs) = (first.log().history(), second.log().history());
+    let common = ours.common_point(first.log().durable(), &theirs, second.log().durable()).unwrap();
+    assert_eq!(common, shared);
+    join(&first, common, (*theirs).clone()).unwrap();
+    let mut rejoined = open_follower(&first).unwrap();
+    assert_eq!(rejoined.durable(), shared, "its own suffix is gone");
+    ship(&second, &first, shared);
+    let end = rejoined.tail.poll(first.log());
+    assert_eq!(end, promoted.appender.appended());
+    rejoined.replayer.run(end).unwrap();
+    rejoined.view.set_image_len(rejoined.replayer.image_len());
+    promoted.replayer.run(end).unwrap();
+    let len = rejoined.view.image_len() as usize;
+    assert_eq!(rejoined.view.root(0), Offset::new(77));
+    assert!(doubles[0].memory(Medium::Image)[..len] == doubles[1].memory(Medium::Image)[..len], "I5");
+}
+
+#[test]
+fn damage_in_the_committed_part_is_told_from_a_torn_tail() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let mut ends = Vec::new();
+    for number in 1..=12 {
+        let end = put(&mut leader, number, 0);
+        let durable = leader.appender.persist();
+        leader.appender.set_committed_hint(durable);
+        ends.push(end);
+    }
+    drop(leader);
+    let damaged = pool.log().file_offset(ends[5]);
+    pool.log().region().with_mut(damaged, 1, |byte| byte[0] ^= 1);
+    let refused = open_leader(&pool, &LeaderOptions::new(Replid([2; 20]), None)).unwrap_err();
+    assert!(
+        matches!(refused, RecoverError::Damaged { end, committed } if end == ends[5] && committed == ends[10])
+    );
+    assert_eq!(open_follower(&pool).unwrap().durable(), ends[5], "a follower gets it again");
+    pool.log().region().with_mut(damaged, 1, |byte| byte[0] ^= 1);
+    let last = pool.log().file_offset(ends[10]);
+    pool.log().region().with_mut(last, 1, |byte| byte[0] ^= 1);
+    assert_eq!(survey(pool.log()).lost_committed, None, "the last record may have been torn");
+    assert!(open_leader(&pool, &LeaderOptions::new(Replid([2; 20]), None)).is_ok());
+}
+
+#[test]
+fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Disk)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let ends: Vec<_> = (1..=6).map(|number| put(&mut leader, number, 40)).collect();
+    pool.log().sync().unwrap();
+    leader.replayer.run(ends[2]).unwrap();
+    leader.replayer.checkpoint().unwrap();
+    drop(leader);
+    assert!(
+        matches!(truncate(pool.log(), ends[1]), Err(RecoverError::Cut { limit, .. }) if limit == ends[2])
+    );
+    assert!(matches!(truncate(pool.log(), ends[3] + 8), Err(RecoverError::Cut { .. })));
+    truncate(pool.log(), ends[4]).unwrap();
+    let follower = open_follower(&pool).unwrap();
+    assert_eq!(follower.durable(), ends[4]);
+    drop(follower);
+    promise(pool.log(), Epoch::new(8)).unwrap();
+    assert!(matches!(promise(pool.log(), Epoch::new(7)), Err(RecoverError::StaleEpoch { .. })));
+    assert_eq!(lead(&pool, 3).reign.epoch, Epoch::new(9));
+}
+
+#[test]
+fn a_pool_of_another_dataset_or_geometry_is_not_taken_over() {
+    let double = CrashDouble::new().unwrap();
+    let mut pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    assert!(matches!(open_follower(&pool), Err(RecoverError::Blank)));
+    drop(lead(&pool, 1));
+    let geometry = pool.log().geometry();
+    pool.adopt([9; 16], geometry).expect("its own dataset");
+    assert!(pool.adopt([8; 16], geometry).is_err());
+    assert!(pool.adopt([9; 16], Geometry::new(4 * 4096, 4096).unwrap()).is_err());
+    assert!(Arc::strong_count(pool.log()) == 1);
+}
