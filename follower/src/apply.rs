@@ -101,15 +101,17 @@ impl Bookkeeping {
         self.progress.assert_ordered();
     }
 
-    /// The log is cut. What was told about records that are gone was told by a leader that is gone.
-    pub(crate) fn truncated(&mut self, to: Lsn) {
+    /// The log may have been cut off, and the replayer started over. What was told about records that are gone was
+    /// told by a leader that is gone.
+    pub(crate) fn reopened(&mut self, progress: Progress) {
+        let known = self.progress.committed;
         assert!(
-            to >= self.progress.committed,
-            "a committed record would be cut off at {to}: {:?}",
-            self.progress
+            progress.durable >= known,
+            "a committed record was cut off: {progress:?}, known up to {known}"
         );
-        self.progress.durable = to;
+        self.progress = Progress { committed: progress.committed.max(known), ..progress };
         self.told = self.progress.committed;
+        self.progress.assert_ordered();
     }
 }
 
@@ -144,18 +146,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_about_a_cut_suffix_is_forgotten() {
+    fn what_was_told_about_a_cut_suffix_is_forgotten_and_what_is_committed_is_not() {
         let mut book = book(100, 200);
-        book.told(Lsn::new(200));
-        let mut book = Bookkeeping { told: Lsn::new(500), ..book };
-        book.truncated(Lsn::new(200));
-        book.scanned(Lsn::new(600), Lsn::new(200));
+        book.told(Lsn::new(500));
+        assert_eq!(book.progress().committed, Lsn::new(200));
+        let cut = Progress { committed: Lsn::new(80), durable: Lsn::new(200), ..Progress::default() };
+        book.reopened(cut);
+        book.scanned(Lsn::new(600), Lsn::new(90));
         assert_eq!(book.progress().committed, Lsn::new(200));
     }
 
     #[test]
-    #[should_panic(expected = "a committed record would be cut off")]
+    #[should_panic(expected = "a committed record was cut off")]
     fn a_committed_record_is_never_cut_off() {
-        book(100, 200).truncated(Lsn::new(99));
+        book(100, 200).reopened(Progress { durable: Lsn::new(99), ..Progress::default() });
     }
 }

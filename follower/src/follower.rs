@@ -76,10 +76,15 @@ pub enum Action {
         /// Length of a segment in bytes.
         segment_len: u64,
     },
-    /// Cut the log off at this transaction end, durably.
-    Truncate(Lsn),
-    /// Persist this epoch history in place of the old one. No record of its last reign has been acknowledged before.
-    PersistHistory(Vec<Reign>),
+    /// Cut the log off at this transaction end, then take over this history (`core::recover::join`), open the pool as a
+    /// follower's again and say what it holds with [`Follower::reopened`]. No record of the history's last reign has
+    /// been acknowledged before.
+    Rejoin {
+        /// Where the log must end.
+        end: Lsn,
+        /// The leader's reigns, oldest first.
+        history: Vec<Reign>,
+    },
     /// Open the window for a session over this fabric; on tcp: open the data channel and start its agent.
     OpenWindow {
         /// The session's number.
@@ -332,9 +337,9 @@ impl Follower {
                 return actions;
             }
         };
-        // The order matters. No leader of an earlier epoch can be answered from here on; the suffix that the new
-        // leader does not have is gone before its history claims otherwise; the history is persistent before the
-        // first record of the new reign can arrive, let alone be acknowledged.
+        // The order matters. No leader of an earlier epoch can be answered from here on; the history is persistent
+        // before the first record of the new reign can arrive, let alone be acknowledged. What this machine believes
+        // of the log changes only with `reopened`: if the owner fails half-way, the next hello says what is there.
         let mut actions = Vec::new();
         if accepted.epoch > self.past.promised {
             self.past.promised = accepted.epoch;
@@ -350,21 +355,15 @@ impl Follower {
                 segment_len: welcome.segment_len,
             });
         }
-        if accepted.resume < self.progress().durable {
-            self.book.truncated(accepted.resume);
-            actions.push(Action::Truncate(accepted.resume));
+        if accepted.resume < self.progress().durable || self.past.history != welcome.history {
+            actions.push(Action::Rejoin { end: accepted.resume, history: welcome.history.clone() });
         }
-        if self.past.history != welcome.history {
-            self.past.history.clone_from(&welcome.history);
-            actions.push(Action::PersistHistory(welcome.history.clone()));
-        }
-        self.book.told(Lsn::new(welcome.committed_lsn));
+        // What is committed behind the resume point is not what this log holds there.
+        self.book.told(Lsn::new(welcome.committed_lsn).min(accepted.resume));
         actions.push(Action::OpenWindow { session: welcome.session, fabric: accepted.fabric });
-        let progress = self.progress();
-        actions.push(Action::Send(Body::Ready(Ready {
-            session: welcome.session,
-            progress: progress.message(),
-        })));
+        let progress = Progress { durable: accepted.resume, ..self.progress() };
+        let ready = Ready { session: welcome.session, progress: progress.message() };
+        actions.push(Action::Send(Body::Ready(ready)));
         self.state = State::Following(Session {
             number: welcome.session,
             fabric: accepted.fabric,
@@ -377,6 +376,14 @@ impl Follower {
         self.failed_attempts = 0;
         self.last_error = None;
         actions
+    }
+
+    /// [`Action::Rejoin`] has been carried out: the pool holds this history and is this far. What was told about records
+    /// that have been cut off is forgotten; what is known to be committed is not. The replayer should be taken up to
+    /// [`Follower::replay_target`] before the image is read again: it may have started over from the checkpoint.
+    pub fn reopened(&mut self, history: Vec<Reign>, progress: Progress) {
+        self.past.history = history;
+        self.book.reopened(progress);
     }
 
     fn status(&mut self, now_ms: u64) -> Action {

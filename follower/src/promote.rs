@@ -6,7 +6,6 @@
 //! follower that has promised to an epoch nobody reigns in, which is harmless: the next reign goes above it.
 
 use farkeep_core::lsn::{Epoch, Lsn};
-use farkeep_proto::control::Reign;
 
 use crate::follower::{Action, Follower};
 
@@ -26,15 +25,12 @@ pub enum PromoteError {
 }
 
 /// What a new reign starts with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promotion {
-    /// The new epoch.
-    pub epoch: Epoch,
-    /// All reigns of the log, the new one last. To be persisted before its first record is appended.
-    pub history: Vec<Reign>,
-    /// Where the log ends, and so where the `EPOCH_START` record goes.
-    pub start: Lsn,
-    /// What is known to be committed; the rest of the log is, once the `EPOCH_START` record is.
+    /// The pool is to be opened as a leader's with at least this epoch (`core::recover::LeaderOptions`).
+    pub epoch_min: Epoch,
+    /// What is known to be committed. It may be more than the records say, from which recovery takes it. The rest of the
+    /// log is committed once the reign's first record is.
     pub committed: Lsn,
 }
 
@@ -59,25 +55,20 @@ impl Follower {
         Ok(vec![Action::Promise(epoch), Action::CloseWindow, Action::Disconnect])
     }
 
-    /// Begins a reign with the epoch of the fence. `replid` is random.
+    /// What a reign begun here starts with. The owner drops what it has open, opens the pool as a leader's, and this
+    /// machine is of no more use.
     ///
     /// # Errors
-    /// [`PromoteError`]; the node then stays fenced.
-    pub fn promote(&mut self, replid: [u8; 20]) -> Result<Promotion, PromoteError> {
+    /// [`PromoteError`]; the node then stays as it is.
+    pub fn promote(&self) -> Result<Promotion, PromoteError> {
         if self.mid_sync {
             return Err(PromoteError::MidSync);
         }
-        let epoch = self.past.promised;
-        if !self.is_detached() || self.past.history.last().is_some_and(|last| last.epoch >= epoch.get()) {
+        let epoch_min = self.past.promised;
+        let led = self.past.history.last().map_or(Epoch::ZERO, |reign| Epoch::new(reign.epoch));
+        if !self.is_detached() || epoch_min <= led {
             return Err(PromoteError::NotFenced);
         }
-        let progress = self.progress();
-        let mut history = self.past.history.clone();
-        history.push(Reign {
-            epoch: epoch.get(),
-            replid: replid.to_vec(),
-            start_lsn: progress.durable.get(),
-        });
-        Ok(Promotion { epoch, history, start: progress.durable, committed: progress.committed })
+        Ok(Promotion { epoch_min, committed: self.progress().committed })
     }
 }

@@ -59,23 +59,25 @@ fn join(follower: &mut Follower, welcome: Welcome) -> Vec<Action> {
 }
 
 #[test]
-fn a_new_reign_is_promised_before_and_its_history_persisted_after_the_suffix_is_cut() {
+fn a_new_reign_is_promised_to_and_its_history_taken_over_before_the_window_opens() {
     let ours = reign(1, 1, 0);
     let theirs = vec![ours.clone(), reign(2, 2, 3000)];
     let mut follower = follower(vec![ours], progress(1000, 2000, 2500, 4000));
     let actions = join(&mut follower, welcome(theirs.clone(), 3000, 2600));
     assert_eq!(
-        actions[..5],
+        actions[..4],
         [
             Action::Promise(Epoch::new(2)),
             Action::CloseWindow,
-            Action::Truncate(Lsn::new(3000)),
-            Action::PersistHistory(theirs),
+            Action::Rejoin { end: Lsn::new(3000), history: theirs.clone() },
             Action::OpenWindow { session: 77, fabric: FabricKind::Tcp },
         ]
     );
-    assert!(matches!(actions[5], Action::Send(Body::Ready(_))));
-    assert_eq!(follower.progress(), progress(1000, 2000, 2600, 3000));
+    let Action::Send(Body::Ready(ready)) = &actions[4] else { panic!("{actions:?}") };
+    assert_eq!(ready.progress.durable_lsn, 3000);
+    assert_eq!(follower.progress().durable, Lsn::new(4000), "believed only when it is done");
+    follower.reopened(theirs, progress(1000, 1000, 2200, 3000));
+    assert_eq!(follower.progress(), progress(1000, 1000, 2600, 3000), "known to be committed before");
     assert_eq!(follower.link(), Link::Following);
 }
 
@@ -192,15 +194,14 @@ fn promotion_needs_a_fence_and_starts_where_the_log_ends_after_it() {
     let history = vec![reign(1, 1, 0)];
     let mut follower = follower(history.clone(), progress(0, 50, 100, 100));
     join(&mut follower, welcome(history, 100, 100));
-    assert_eq!(follower.promote([3; 20]), Err(PromoteError::NotFenced));
+    assert_eq!(follower.promote(), Err(PromoteError::NotFenced));
     assert_eq!(follower.fence(Epoch::new(1)), Err(PromoteError::Outbid(Epoch::new(1))));
     let actions = follower.fence(follower.next_epoch()).unwrap();
     assert_eq!(actions, [Action::Promise(Epoch::new(2)), Action::CloseWindow, Action::Disconnect]);
     // Bytes that arrived before the window was closed.
     follower.scanned(Lsn::new(180), Lsn::new(120));
     follower.tail_cell(TailCell { epoch: 1, appended_lsn: 500, committed_lsn: 180 });
-    let promotion = follower.promote([3; 20]).unwrap();
-    assert_eq!((promotion.epoch, promotion.start), (Epoch::new(2), Lsn::new(180)));
+    let promotion = follower.promote().unwrap();
+    assert_eq!(promotion.epoch_min, Epoch::new(2));
     assert_eq!(promotion.committed, Lsn::new(120), "a hint is not listened to after the fence");
-    assert_eq!(promotion.history.last(), Some(&reign(2, 3, 180)));
 }
