@@ -1,5 +1,5 @@
 //! What process-level tests share: servers that clean up after themselves, a RESP client that shows raw bytes, a pair of
-//! leader and follower, and the differential engine that compares a server with redis-server.
+//! leader and follower, writers that know what was acknowledged, and the differential engine that compares a server with redis-server.
 //!
 //! Nothing here looks into a pool or links the keystore: these tests see Farkeep as its users do, through the command line,
 //! the RESP port and the log. Tests wait for conditions ([`wait::until`]), never for time to pass, except where time itself
@@ -10,7 +10,9 @@
 pub mod binary;
 pub mod client;
 pub mod differential;
+pub mod load;
 pub mod logs;
+pub mod mount;
 pub mod pair;
 pub mod seed;
 pub mod server;

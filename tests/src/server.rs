@@ -45,7 +45,6 @@ pub struct ServerBuilder {
     pool: Option<PathBuf>,
     config_lines: Option<String>,
     expected_log: Vec<String>,
-    file_size_limit_bytes: Option<u64>,
 }
 
 /// A server that did not come up.
@@ -84,15 +83,7 @@ impl ServerBuilder {
     }
 
     fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            args: Vec::new(),
-            port: None,
-            pool: None,
-            config_lines: None,
-            expected_log: Vec::new(),
-            file_size_limit_bytes: None,
-        }
+        Self { kind, args: Vec::new(), port: None, pool: None, config_lines: None, expected_log: Vec::new() }
     }
 
     /// Appends directives, as words: `--sync-followers 1`. Later ones override the defaults.
@@ -122,12 +113,6 @@ impl ServerBuilder {
     /// Declares that log lines containing `text` are no surprise.
     pub fn expect_log(mut self, text: &str) -> Self {
         self.expected_log.push(text.to_owned());
-        self
-    }
-
-    /// Forbids the process to make any file longer than this (`RLIMIT_FSIZE`).
-    pub fn file_size_limit(mut self, bytes: u64) -> Self {
-        self.file_size_limit_bytes = Some(bytes);
         self
     }
 
@@ -220,9 +205,13 @@ impl Server {
         self.builder.expected_log.push(text.to_owned());
     }
 
-    /// Replaces the directives for the next start.
-    pub fn set_args(&mut self, words: &str) {
-        self.builder.args = words.split_ascii_whitespace().map(str::to_owned).collect();
+    /// From its next start on, follows the leader at `port` instead of whom it followed before.
+    pub fn follow(&mut self, port: u16) {
+        let args = &mut self.builder.args;
+        while let Some(at) = args.iter().position(|arg| arg == "--replicaof") {
+            args.drain(at..(at + 2).min(args.len()));
+        }
+        args.extend(["--replicaof".to_owned(), format!("127.0.0.1 {port}")]);
     }
 
     /// kill -9, and waits until the process is gone.
@@ -291,6 +280,12 @@ impl Server {
         Err(StartFailure { status, log: self.log() })
     }
 
+    /// Starts the process and waits for nothing.
+    pub fn spawn_only(&mut self) {
+        assert!(self.child.is_none(), "still running");
+        self.child = Some(self.spawn());
+    }
+
     fn spawn(&self) -> Child {
         let dir = self.dir.path();
         let log =
@@ -300,14 +295,7 @@ impl Server {
             Kind::Redis => binary::redis_server(),
             Kind::Sentinel => binary::redis_sentinel(),
         };
-        let mut command = match self.builder.file_size_limit_bytes {
-            None => Command::new(program),
-            Some(bytes) => {
-                let mut command = Command::new("prlimit");
-                command.arg(format!("--fsize={bytes}")).arg("--").arg(program);
-                command
-            }
-        };
+        let mut command = Command::new(program);
         let port = self.port.to_string();
         match self.builder.kind {
             Kind::Farkeep => {

@@ -1,0 +1,410 @@
+//! What a node does with bad bytes, bad files, a bad place or a bad moment: it says clearly what is wrong, touches nothing
+//! that is not its own, and goes on wherever it can.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use farkeep_tests::load::Load;
+use farkeep_tests::mount::SmallFileSystem;
+use farkeep_tests::server::{StartFailure, scratch_dir};
+use farkeep_tests::{Client, Server, ServerBuilder, Value, seed, wait};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// A start that must fail by itself, without a panic, with all of `words` in what it says.
+#[track_caller]
+fn refused(builder: ServerBuilder, words: &[&str]) -> String {
+    let StartFailure { status, log } = match builder.try_start() {
+        Err(failure) => failure,
+        Ok(_) => panic!("the node started"),
+    };
+    let status = status.unwrap_or_else(|| panic!("the node neither serves nor ends:\n{log}"));
+    assert!(status.code().is_some_and(|code| code != 0), "ended with {status}:\n{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    for word in words {
+        assert!(log.to_lowercase().contains(&word.to_lowercase()), "no word of '{word}':\n{log}");
+    }
+    log
+}
+
+/// Every file below `path` with its content.
+fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(path).expect("a directory").flatten() {
+        if entry.path().is_dir() {
+            files.extend(contents(&entry.path()));
+        } else {
+            files.insert(entry.path(), fs::read(entry.path()).expect("a readable file"));
+        }
+    }
+    files
+}
+
+/// A pool with a little data in it, closed cleanly or by kill -9.
+fn pool_with_data(path: &Path, keys: u64, clean: bool) {
+    let mut node = ServerBuilder::farkeep().pool(path).args("--log-size 16mb").start();
+    let mut client = node.client();
+    for number in 1..=keys {
+        assert!(client.command(&["SET", &format!("k{number}"), &"v".repeat(100)]).is_ok());
+    }
+    assert_eq!(
+        client.command(&["INCRBY", "count", &keys.to_string()]),
+        Value::Int(i64::try_from(keys).expect("few"))
+    );
+    if clean {
+        assert!(node.stop().success());
+    } else {
+        node.kill();
+    }
+}
+
+fn flip_bit(path: &Path, at: u64, bit: u8) {
+    let mut file = fs::File::options().read(true).write(true).open(path).expect("the file opens");
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).expect("within the file");
+    file.read_exact(&mut byte).expect("within the file");
+    byte[0] ^= 1 << bit;
+    file.seek(SeekFrom::Start(at)).expect("within the file");
+    file.write_all(&byte).expect("the file can be written");
+}
+
+#[test]
+fn garbage_on_one_connection_leaves_the_others_alone() {
+    let node = Server::farkeep();
+    let mut good = node.client();
+    let seed = seed::seeds(1).start;
+    println!("FARKEEP_SEED={seed}");
+    let mut rng = SmallRng::seed_from_u64(seed);
+    for _ in 0..300 {
+        let mut bad = node.client();
+        bad.set_reply_timeout(Duration::from_millis(5));
+        let mut bytes: Vec<u8> = (0..rng.random_range(1..400)).map(|_| rng.random()).collect();
+        match rng.random_range(0..4) {
+            0 => bytes.splice(0..0, *b"*3\r\n$3\r\nSET\r\n$").for_each(drop),
+            1 => bytes.splice(0..0, *b"*1000000\r\n").for_each(drop),
+            2 => bytes.extend_from_slice(b"\r\n"),
+            _ => {}
+        }
+        // Whether it answers, closes or waits for more is its own affair.
+        let _ = bad.send_raw(&bytes);
+        let _ = bad.reply_raw();
+        assert_eq!(good.words("PING"), Value::Simple("PONG".into()));
+    }
+    good.expect_ok("SET still alive");
+}
+
+#[test]
+fn oversize_requests_are_named_and_the_connection_closed() {
+    let node = Server::farkeep();
+    let cases: &[(&[u8], &str)] = &[
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870913\r\n", "Protocol error: invalid bulk length"),
+        (b"*2147483648\r\n", "Protocol error: invalid multibulk length"),
+        (b"*1\r\n$-5\r\n", "Protocol error: invalid bulk length"),
+        (b"*1\r\nPING\r\n", "Protocol error: expected '$', got 'P'"),
+        (b"SET \"unbalanced\r\n", "Protocol error: unbalanced quotes in request"),
+    ];
+    for (bytes, message) in cases {
+        let mut client = node.client();
+        client.send_raw(bytes).expect("the node reads");
+        assert_eq!(client.reply().expect("an answer"), Value::Error(format!("ERR {message}")));
+        let end = client.reply().expect_err("nothing more").kind();
+        assert!(
+            matches!(end, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
+            "after '{message}': {end}"
+        );
+    }
+    let mut client = node.client();
+    client.send_raw(&vec![b'x'; 100_000]).expect("the node reads");
+    assert_eq!(
+        client.reply().expect("an answer"),
+        Value::Error("ERR Protocol error: too big inline request".into())
+    );
+
+    let guarded = ServerBuilder::farkeep().args("--requirepass secret").start();
+    let mut client = guarded.client();
+    client.send_raw(b"*2\r\n$4\r\nECHO\r\n$16385\r\n").expect("the node reads");
+    let answer = client.reply().expect("an answer");
+    assert_eq!(answer, Value::Error("ERR Protocol error: unauthenticated bulk length".into()));
+}
+
+#[test]
+fn a_large_value_goes_in_and_out_whole() {
+    let node = Server::farkeep();
+    let mut client = node.client();
+    let value: Vec<u8> = (0..40_000_000_u32).map(|at| at.to_le_bytes()[(at % 4) as usize]).collect();
+    assert!(client.command(&[b"SET".as_slice(), b"large", &value]).is_ok());
+    assert_eq!(client.words("STRLEN large"), Value::Int(40_000_000));
+    assert!(client.words("GET large") == Value::Bulk(value), "the value came back changed");
+}
+
+#[test]
+fn a_port_in_use_is_a_clear_refusal() {
+    let first = Server::farkeep();
+    refused(ServerBuilder::farkeep().port(first.port()), &["in use", &first.port().to_string()]);
+    first.client().expect_ok("SET the first");
+}
+
+#[test]
+fn a_pool_in_use_is_a_clear_refusal() {
+    let first = Server::farkeep();
+    first.client().expect_ok("SET k v");
+    let log = refused(ServerBuilder::farkeep().pool(&first.pool()), &["in use"]);
+    assert!(log.contains(&first.pool().display().to_string()), "the pool is not named:\n{log}");
+    assert_eq!(first.client().words("GET k").text().as_deref(), Some("v"));
+}
+
+#[test]
+fn a_read_only_pool_is_a_clear_refusal() {
+    let Some(disk) = SmallFileSystem::mount(128) else {
+        println!("skipped: no permission to mount a file system");
+        return;
+    };
+    let pool = disk.path().join("pool");
+    pool_with_data(&pool, 100, true);
+    disk.forbid_writing();
+    let before = contents(&pool);
+    refused(ServerBuilder::farkeep().pool(&pool).args("--log-size 16mb"), &["read-only"]);
+    assert!(contents(&pool) == before, "a read-only pool was changed");
+}
+
+#[test]
+fn foreign_files_are_refused_and_not_touched() {
+    let dir = scratch_dir();
+    for name in ["image", "log"] {
+        for content in [&b"this is not Farkeep's"[..], &[0xff; 8192], &[0; 1 << 20]] {
+            let pool = dir.path().join(format!("{name}-{}", content.len()));
+            fs::create_dir(&pool).expect("a directory");
+            fs::write(pool.join(name), content).expect("a file");
+            fs::write(pool.join("notes.txt"), b"somebody's").expect("a file");
+            refused(ServerBuilder::farkeep().pool(&pool), &[]);
+            assert_eq!(fs::read(pool.join(name)).expect("still there"), content, "{name} was touched");
+            assert_eq!(fs::read(pool.join("notes.txt")).expect("still there"), b"somebody's");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_identity_is_refused_and_not_touched() {
+    let dir = scratch_dir();
+    let pool = dir.path().join("pool");
+    pool_with_data(&pool, 100, true);
+    for name in ["image", "log"] {
+        let path = pool.join(name);
+        for at in [0, 9, 20] {
+            flip_bit(&path, at, 3);
+            let before = contents(&pool);
+            refused(ServerBuilder::farkeep().pool(&pool).args("--log-size 16mb"), &[]);
+            assert!(contents(&pool) == before, "a damaged pool was changed ({name}, byte {at})");
+            flip_bit(&path, at, 3);
+        }
+    }
+    let node = ServerBuilder::farkeep().pool(&pool).args("--log-size 16mb").start();
+    assert_eq!(node.client().words("GET count").text().as_deref(), Some("100"));
+}
+
+#[test]
+fn a_truncated_file_is_refused_and_not_touched() {
+    let dir = scratch_dir();
+    for name in ["image", "log"] {
+        let pool = dir.path().join(name);
+        pool_with_data(&pool, 1_000, true);
+        let path = pool.join(name);
+        let len = fs::metadata(&path).expect("the file is there").len();
+        for keep in [0, 1, len / 2, len - 1] {
+            let copy = dir.path().join("copy");
+            fs::create_dir(&copy).expect("a directory");
+            for other in fs::read_dir(&pool).expect("a directory").flatten() {
+                fs::copy(other.path(), copy.join(other.file_name())).expect("a copy");
+            }
+            fs::File::options()
+                .write(true)
+                .open(copy.join(name))
+                .and_then(|file| file.set_len(keep))
+                .expect("truncated");
+            let before = contents(&copy);
+            refused(ServerBuilder::farkeep().pool(&copy).args("--log-size 16mb"), &[]);
+            assert!(contents(&copy) == before, "a pool with a truncated {name} was changed");
+            fs::remove_dir_all(&copy).expect("our own directory");
+        }
+    }
+}
+
+/// After kill -9, a flipped bit anywhere in the log either goes unnoticed because nothing needs it any more, cuts the log off
+/// there, or is refused with words. Never a crash, never a value that nobody wrote, never a hole in the middle.
+#[test]
+fn a_flipped_bit_in_the_log_never_gives_wrong_data() {
+    const KEYS: i64 = 3_000;
+    let dir = scratch_dir();
+    let seed = seed::seeds(1).start;
+    println!("FARKEEP_SEED={seed}");
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let pool = dir.path().join("pool");
+    {
+        let mut node = ServerBuilder::farkeep().pool(&pool).args("--log-size 16mb").start();
+        let mut client = node.client();
+        for number in 1..=KEYS {
+            client.command(&["SET", &format!("k{number}"), &number.to_string()]);
+        }
+        node.kill();
+    }
+    let log_len = fs::metadata(pool.join("log")).expect("the log").len();
+    for round in 0..24 {
+        let copy = dir.path().join("copy");
+        fs::create_dir(&copy).expect("a directory");
+        for file in fs::read_dir(&pool).expect("a directory").flatten() {
+            fs::copy(file.path(), copy.join(file.file_name())).expect("a copy");
+        }
+        // Half of the flips hit the first MiB, where the header and this test's records are.
+        let at = rng.random_range(0..if round % 2 == 0 { log_len } else { (1 << 20).min(log_len) });
+        flip_bit(&copy.join("log"), at, rng.random_range(0..8));
+        let builder = ServerBuilder::farkeep().pool(&copy).args("--log-size 16mb").expect_log("");
+        match builder.try_start() {
+            Ok(node) => {
+                let mut client = node.client();
+                let values: Vec<Value> =
+                    (1..=KEYS).map(|number| client.words(&format!("GET k{number}"))).collect();
+                let kept = values.iter().take_while(|value| !value.is_null()).count();
+                for (number, value) in (1..=KEYS).zip(&values[..kept]) {
+                    assert_eq!(value.text(), Some(number.to_string()), "byte {at}");
+                }
+                assert!(values[kept..].iter().all(Value::is_null), "a hole after key {kept} (byte {at})");
+                client.expect_ok("SET after damage");
+            }
+            Err(failure) => {
+                assert!(
+                    failure.status.is_some_and(|status| status.code().is_some()),
+                    "byte {at}: {failure:?}"
+                );
+                assert!(!failure.log.contains("panicked"), "byte {at}: {}", failure.log);
+            }
+        }
+        fs::remove_dir_all(&copy).expect("our own directory");
+    }
+}
+
+/// Writes until one is refused; returns the refusal and how many writes went in.
+#[track_caller]
+fn write_until_refused(client: &mut Client, value: &str, limit: usize) -> (String, usize) {
+    for number in 0..limit {
+        let answer = client.command(&["SET", &format!("fill:{number}"), value]);
+        if let Some(text) = answer.error() {
+            return (text.to_owned(), number);
+        }
+    }
+    panic!("{limit} writes of {} bytes were all accepted", value.len());
+}
+
+#[test]
+fn a_full_file_system_is_an_oom_reply_and_service_goes_on() {
+    let Some(disk) = SmallFileSystem::mount(96) else {
+        println!("skipped: no permission to mount a file system");
+        return;
+    };
+    let pool = disk.path().join("pool");
+    let mut node = ServerBuilder::farkeep().pool(&pool).args("--log-size 16mb").expect_log("space").start();
+    let mut client = node.client();
+    let value = "x".repeat(20_000);
+    let (refusal, count) = write_until_refused(&mut client, &value, 10_000);
+    assert!(refusal.starts_with("OOM"), "{refusal}");
+    assert!(count > 1_000, "only {count} writes fitted");
+    assert_eq!(client.words("GET fill:0"), Value::Bulk(value.clone().into_bytes()));
+    for number in 0..count / 2 {
+        assert_eq!(client.words(&format!("DEL fill:{number}")), Value::Int(1));
+    }
+    let mut again = 0;
+    while again < count / 4 && client.command(&["SET", &format!("again:{again}"), &value]).is_ok() {
+        again += 1;
+    }
+    assert_eq!(again, count / 4, "freed space is used again");
+    node.kill();
+    node.restart();
+    let mut client = node.client();
+    assert_eq!(client.words("DBSIZE"), Value::Int(i64::try_from(count - count / 2 + again).expect("few")));
+}
+
+#[test]
+fn maxmemory_is_an_oom_reply_and_reads_go_on() {
+    let node = ServerBuilder::farkeep().args("--maxmemory 32mb").start();
+    let mut client = node.client();
+    let (refusal, count) = write_until_refused(&mut client, &"x".repeat(10_000), 10_000);
+    assert_eq!(refusal, "OOM command not allowed when used memory > 'maxmemory'.");
+    assert!(count > 1_000, "only {count} writes fitted");
+    assert_eq!(client.words("STRLEN fill:1"), Value::Int(10_000));
+    assert_eq!(client.words("DEL fill:1 fill:2 fill:3 fill:4"), Value::Int(4));
+    client.expect_ok("SET small value");
+}
+
+/// A frozen follower holds up what needs it, and nothing else; when it is thawed, all goes on.
+#[test]
+fn a_frozen_follower_stalls_writes_and_not_the_node() {
+    let pair = farkeep_tests::Pair::start().expect_link_trouble();
+    let load = Load::start(pair.leader.port(), 8, 1);
+    load.wait_for_more(500);
+    pair.follower.freeze();
+    let mut client = pair.leader.client();
+    for _ in 0..20 {
+        assert_eq!(client.words("PING"), Value::Simple("PONG".into()));
+    }
+    // Sooner or later the leader says that it lacks followers, in these words, instead of keeping clients waiting for ever.
+    let mut writer = pair.leader.client();
+    wait::until("a write to be refused", || {
+        writer
+            .try_command(&["SET", "k", "v"])
+            .is_ok_and(|value| value.error().is_some_and(|text| text.starts_with("NOREPLICAS")))
+    });
+    pair.follower.thaw();
+    load.wait_for_more(500);
+    let ledger = load.stop();
+    pair.wait_for_link();
+    pair.wait_until_applied();
+    ledger.assert_kept_by("the leader", &mut pair.leader.client());
+    ledger.assert_kept_by("the follower", &mut pair.follower.client());
+}
+
+/// The ring turns over while a follower that nobody has to wait for does not move: writers wait, then are told; nothing is
+/// overwritten that the follower still needs while it counts as connected.
+#[test]
+fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
+    let leader = ServerBuilder::farkeep().args("--log-size 16mb --sync-followers 0").start();
+    let follower = ServerBuilder::farkeep()
+        .args("--log-size 16mb")
+        .directive("replicaof", &format!("127.0.0.1 {}", leader.port()))
+        .start();
+    let mut pair = farkeep_tests::Pair { leader, follower }.expect_link_trouble();
+    pair.wait_for_link();
+    pair.follower.freeze();
+    let mut writer = pair.leader.client();
+    let value = "x".repeat(10_000);
+    let mut refusals = BTreeMap::new();
+    // Four times the ring.
+    for number in 0..6_400 {
+        match writer.try_command(&["SET", &format!("k{}", number % 500), &value]) {
+            Ok(answer) => {
+                if let Some(text) = answer.error() {
+                    *refusals.entry(text.to_owned()).or_insert(0) += 1;
+                }
+            }
+            Err(error) => panic!("write {number} got no answer at all: {error}"),
+        }
+        if refusals.values().sum::<i32>() > 3 {
+            break;
+        }
+    }
+    println!("refusals: {refusals:?}");
+    assert_eq!(pair.leader.client().words("PING"), Value::Simple("PONG".into()));
+    pair.follower.thaw();
+    let mut writer = pair.leader.client();
+    wait::until("a write to be accepted again", || {
+        writer.try_command(&["SET", "after", "the storm"]).is_ok_and(|value| value.is_ok())
+    });
+    let whole = wait::holds_within(Duration::from_secs(20), || {
+        pair.follower.info("replication", "master_link_status") == "up"
+            && pair.follower.client().words("GET after").text().as_deref() == Some("the storm")
+    });
+    let said = pair.follower.log() + &pair.leader.log();
+    assert!(whole || said.contains("log no longer reaches"), "neither caught up nor told why:\n{said}");
+    assert!(pair.leader.is_running() && pair.follower.is_running());
+}
