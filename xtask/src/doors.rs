@@ -77,18 +77,8 @@ pub fn fuzz(args: &[String]) -> Outcome {
 
 /// Farkeep beside redis-server.
 pub fn bench(args: &[String]) -> Outcome {
-    build_release()?;
-    let mut bench = cargo(&[
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "farkeep-benches",
-        "--bin",
-        "farkeep-compare",
-        "--",
-    ]);
-    run(bench.args(args).env("FARKEEP_BIN", target_dir().join("release/farkeep")))
+    run(&mut cargo(&["build", "--release", "--package", "farkeep", "--package", "farkeep-benches"]))?;
+    run(command(target_dir().join("release/farkeep-compare"), &[]).args(args))
 }
 
 /// The demonstration that the binary itself brings.

@@ -55,9 +55,27 @@ impl Cpu {
     }
 }
 
+/// Which side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// redis-server, primary and replica, durable on both before a write is acknowledged.
+    RedisDurablePair,
+    /// redis-server, primary and asynchronous replica, synced each second.
+    RedisEverydayPair,
+    /// One redis-server.
+    RedisAlone,
+    /// The bare loop, leader and follower: the limit of the TCP path.
+    BareLoop,
+    /// Farkeep, leader and one synchronous follower.
+    FarkeepPair,
+    /// One Farkeep.
+    FarkeepAlone,
+}
+
 /// One side of a comparison.
 #[derive(Debug)]
 pub struct Contender {
+    pub kind: Kind,
     pub name: String,
     pub leader: Server,
     pub follower: Option<Server>,
@@ -82,7 +100,9 @@ impl Contender {
 
     /// Waits until the follower has all that the leader has, so that one run's debt is not paid in the next.
     pub fn settle(&mut self, stop: &Stop) -> anyhow::Result<()> {
-        let Some(follower) = &self.follower else { return Ok(()) };
+        let Some(follower) = self.follower.as_ref().filter(|_| self.kind != Kind::BareLoop) else {
+            return Ok(());
+        };
         let mut to_leader = Client::connect(self.leader.address)?;
         let mut to_follower = Client::connect(follower.address)?;
         wait::until("the follower has caught up", CAUGHT_UP_WITHIN, stop, || {

@@ -8,7 +8,7 @@ use farkeep_benches::stop::Stop;
 
 use crate::bars::Plan;
 use crate::child::Child;
-use crate::contender::{Contender, Server, free_address};
+use crate::contender::{Contender, Kind, Server, free_address};
 use crate::site::{Medium, Site};
 
 /// A leader and one follower, every write acknowledged by both.
@@ -21,7 +21,7 @@ pub fn pair(fabric: &str, site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Resu
     let replicaof = format!("127.0.0.1 {}", leader.address.port());
     let follower_flags = ["--sync-followers", "1", "--fabric", fabric, "--replicaof", &replicaof];
     let follower = start(&follower_dir, site.medium, &follower_flags, plan, stop)?;
-    let mut pair = Contender { name, leader, follower: Some(follower), then: None };
+    let mut pair = Contender { kind: Kind::FarkeepPair, name, leader, follower: Some(follower), then: None };
     pair.wait_linked(stop)?;
     Ok(pair)
 }
@@ -30,7 +30,13 @@ pub fn pair(fabric: &str, site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Resu
 pub fn alone(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Contender> {
     let dir = site.make_dir("farkeep-alone")?;
     let leader = start(&dir, site.medium, &["--sync-followers", "0"], plan, stop)?;
-    Ok(Contender { name: "farkeep alone".into(), leader, follower: None, then: None })
+    Ok(Contender {
+        kind: Kind::FarkeepAlone,
+        name: "farkeep alone".into(),
+        leader,
+        follower: None,
+        then: None,
+    })
 }
 
 fn start(dir: &Path, medium: Medium, flags: &[&str], plan: &Plan, stop: &Stop) -> anyhow::Result<Server> {

@@ -7,7 +7,7 @@ use farkeep_benches::stop::Stop;
 
 use crate::bars::Plan;
 use crate::child::Child;
-use crate::contender::{Contender, Server, free_address};
+use crate::contender::{Contender, Kind, Server, free_address};
 use crate::site::Site;
 
 /// What redis-server keeps of a write beyond memory.
@@ -24,14 +24,15 @@ pub enum Persistence {
 /// `appendfsync always` on both sides and `WAIT 1 0` with every write: the only way to have in Redis what every write of
 /// a Farkeep pair has.
 pub fn durable_pair(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Contender> {
-    let mut pair = pair("redis pair, always + WAIT", Persistence::Always, site, plan, stop)?;
+    let mut pair =
+        pair(Kind::RedisDurablePair, "redis pair, always + WAIT", Persistence::Always, site, plan, stop)?;
     pair.then = Some(["WAIT", "1", "0"].map(str::to_owned).to_vec());
     Ok(pair)
 }
 
 /// What most people run: an asynchronous replica, each side syncing once a second.
 pub fn everyday_pair(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Contender> {
-    pair("redis pair, everysec, async", Persistence::EverySecond, site, plan, stop)
+    pair(Kind::RedisEverydayPair, "redis pair, everysec, async", Persistence::EverySecond, site, plan, stop)
 }
 
 /// One server.
@@ -44,10 +45,11 @@ pub fn alone(
 ) -> anyhow::Result<Contender> {
     let dir = site.make_dir(&name.replace([' ', ',', '+'], "-"))?;
     let leader = start(persistence, &dir, None, plan, stop)?;
-    Ok(Contender { name: name.to_owned(), leader, follower: None, then: None })
+    Ok(Contender { kind: Kind::RedisAlone, name: name.to_owned(), leader, follower: None, then: None })
 }
 
 fn pair(
+    kind: Kind,
     name: &str,
     persistence: Persistence,
     site: &Site,
@@ -55,6 +57,7 @@ fn pair(
     stop: &Stop,
 ) -> anyhow::Result<Contender> {
     let mut pair = alone(name, persistence, site, plan, stop)?;
+    pair.kind = kind;
     let dir = site.make_dir(&format!("{}-follower", name.replace([' ', ',', '+'], "-")))?;
     pair.follower = Some(start(persistence, &dir, Some(&pair.leader), plan, stop)?);
     pair.wait_linked(stop)?;

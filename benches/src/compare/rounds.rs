@@ -6,7 +6,7 @@ use farkeep_benches::stop::Stop;
 use serde_json::{Value, json};
 
 use crate::bars::Plan;
-use crate::contender::{Contender, Cpu};
+use crate::contender::{Contender, Cpu, Kind};
 
 /// What is asked of every contender.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,7 @@ impl Sample {
 /// One contender in all rounds.
 #[derive(Debug, Clone)]
 pub struct Series {
+    pub kind: Kind,
     pub name: String,
     samples: Vec<Sample>,
 }
@@ -105,7 +106,11 @@ pub fn interleaved(
 ) -> anyhow::Result<Vec<Series>> {
     let mut series: Vec<Series> = contenders
         .iter()
-        .map(|contender| Series { name: contender.name.clone(), samples: Vec::with_capacity(plan.rounds) })
+        .map(|contender| Series {
+            kind: contender.kind,
+            name: contender.name.clone(),
+            samples: Vec::with_capacity(plan.rounds),
+        })
         .collect();
     for round in 0..plan.rounds {
         let mut order: Vec<usize> = (0..contenders.len()).collect();

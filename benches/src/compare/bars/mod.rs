@@ -12,8 +12,9 @@ use std::time::Duration;
 use comfy_table::Table;
 use farkeep_benches::load::{Limit, Workload};
 
+use crate::contender::Kind;
 use crate::report::{show, table};
-use crate::rounds::Series;
+use crate::rounds::{Sample, Series};
 
 /// Pipelines with which every throughput is measured.
 pub const PIPELINES: [usize; 2] = [1, 16];
@@ -82,24 +83,34 @@ impl Plan {
     }
 }
 
-/// One row a contender; ratios are to the first one.
+/// The first series of that kind.
+pub fn of_kind(all: &[Series], kind: Kind) -> Option<&Series> {
+    all.iter().find(|series| series.kind == kind)
+}
+
+/// One row a contender; ratios are to the first one and, if it was measured, to the bare loop.
 pub fn throughput_table(all: &[Series]) -> Table {
-    let mut table = table(
-        &["", "requests/s", "x first", "p50 ms", "p99 ms", "p999 ms", "CPU us", "of it follower"],
-        &[1, 2, 3, 4, 5, 6, 7],
-    );
+    let limit = of_kind(all, Kind::BareLoop);
+    let mut header =
+        vec!["", "requests/s", "x first", "p50 ms", "p99 ms", "p999 ms", "CPU us", "of it follower"];
+    header.extend(limit.map(|_| "x bare loop"));
+    let numbers: Vec<usize> = (1..header.len()).collect();
+    let mut table = table(&header, &numbers);
+    let throughput = |sample: &Sample| sample.outcome.throughput();
     for series in all {
         let ms = |percent: f64| show(series.median(|sample| sample.outcome.latency_ms(percent)), "");
-        table.add_row([
+        let mut row = vec![
             series.name.clone(),
-            show(series.median(|sample| sample.outcome.throughput()), ""),
-            show(series.ratio_to(&all[0], |sample| sample.outcome.throughput()), "x"),
+            show(series.median(throughput), ""),
+            show(series.ratio_to(&all[0], throughput), "x"),
             ms(50.0),
             ms(99.0),
             ms(99.9),
-            show(series.median(|sample| sample.cpu_us()), ""),
-            show(series.median(|sample| sample.follower_us()), ""),
-        ]);
+            show(series.median(Sample::cpu_us), ""),
+            show(series.median(Sample::follower_us), ""),
+        ];
+        row.extend(limit.map(|limit| show(series.ratio_to(limit, throughput), "x")));
+        table.add_row(row);
     }
     table
 }

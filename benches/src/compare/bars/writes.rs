@@ -3,19 +3,12 @@
 use farkeep_benches::stop::Stop;
 use serde_json::json;
 
-use super::{PIPELINES, Plan, throughput_table};
-use crate::contender::Contender;
+use super::{PIPELINES, Plan, of_kind, throughput_table};
+use crate::contender::{Contender, Kind};
 use crate::report::{Bar, Bound, Findings};
 use crate::rounds::{self, Case, Sample, Series};
 use crate::site::{Medium, Site};
-use crate::{farkeep, redis};
-
-/// The rival that promises the same, and to which ratios are taken.
-const DURABLE_PAIR: usize = 0;
-/// The rival that promises nothing.
-const ALONE: usize = 2;
-/// Where Farkeep's pairs begin among the contenders: the first is over tcp.
-const FARKEEP_TCP: usize = 3;
+use crate::{bare, farkeep, redis};
 
 /// Bar 3: CPU time per write beside the durable pair of redis-server.
 const CPU_AT_MOST: f64 = 0.7;
@@ -65,6 +58,9 @@ fn start(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<Contender>
         redis::everyday_pair(site, plan, stop)?,
         redis::alone("redis alone, nothing durable", redis::Persistence::Nothing, site, plan, stop)?,
     ];
+    if site.medium == Medium::Tmpfs {
+        contenders.push(bare::pair(site, stop)?);
+    }
     if plan.farkeep.is_some() {
         contenders.push(farkeep::pair("tcp", site, plan, stop)?);
         if site.medium == Medium::Tmpfs {
@@ -76,8 +72,11 @@ fn start(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<Contender>
 
 fn judge(all: &[Series], medium: Medium, case: Case) -> Vec<Bar> {
     let mut bars = Vec::new();
-    let Some(tcp) = all.get(FARKEEP_TCP) else { return bars };
-    let durable = &all[DURABLE_PAIR];
+    let farkeeps = || all.iter().filter(|series| series.kind == Kind::FarkeepPair);
+    // The first pair is the one over tcp, and every bar but that on CPU is about it.
+    let (Some(durable), Some(tcp)) = (of_kind(all, Kind::RedisDurablePair), farkeeps().next()) else {
+        return bars;
+    };
     let needed = needed(medium, case.pipeline);
     let throughput = |sample: &Sample| sample.outcome.throughput();
     let mut bar = |number, what: &str, measured, bound, is_aim| {
@@ -91,14 +90,14 @@ fn judge(all: &[Series], medium: Medium, case: Case) -> Vec<Bar> {
         Bound::AtLeast(needed.throughput),
         false,
     );
-    if let Some(aim) = needed.aim {
-        let ratio = tcp.ratio_to(&all[ALONE], throughput);
+    if let (Some(aim), Some(alone)) = (needed.aim, of_kind(all, Kind::RedisAlone)) {
+        let ratio = tcp.ratio_to(alone, throughput);
         bar(1, "throughput to redis alone", ratio, Bound::AtLeast(aim), true);
     }
     if medium == Medium::Tmpfs {
         let p99 = tcp.ratio_to(durable, |sample| sample.outcome.latency_ms(99.0));
         bar(1, "p99 to durable redis pair", p99, Bound::AtMost(P99_AT_MOST), false);
-        for farkeep in &all[FARKEEP_TCP..] {
+        for farkeep in farkeeps() {
             let cpu = farkeep.ratio_to(durable, Sample::cpu_us);
             bar(3, &format!("CPU of {} to redis pair", farkeep.name), cpu, Bound::AtMost(CPU_AT_MOST), false);
         }
