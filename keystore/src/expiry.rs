@@ -97,7 +97,7 @@ fn expire_in_db(ctx: &mut WriteCtx<'_, '_>, budget: usize) -> Result<(usize, usi
             if entry.header.is_expired(now_ms) {
                 due.push(entry.key(ctx.txn).to_vec());
             } else {
-                ttl_sum += entry.header.expire_ms - now_ms;
+                ttl_sum = ttl_sum.saturating_add(entry.header.expire_ms - now_ms);
                 ttl_keys += 1;
             }
         });

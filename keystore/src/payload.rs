@@ -244,7 +244,13 @@ impl<'h> WriteCtx<'_, 'h> {
             }
         };
         let had_block = entry.header.encoding().storage() == Storage::Block;
-        let wanted = with_slack(len.max(extent.len));
+        let longest = len.max(extent.len);
+        // What was empty grows to what is asked for; what grows again will grow once more.
+        let wanted = if extent.len == 0 {
+            longest
+        } else {
+            with_slack(longest).min(self.ks.limits.max_string_len).max(longest)
+        };
         if !had_block && goes_inline(key_len, wanted) {
             let encoding = entry.header.encoding().stored(Storage::Inline);
             let mut bytes = Vec::with_capacity((HEADER_LEN + key_len) as usize + old_bytes.len());

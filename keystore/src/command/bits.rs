@@ -86,9 +86,6 @@ fn unit_is_bit(word: Option<&&[u8]>) -> Result<bool, CommandError> {
 /// Resolves a range given in bytes or bits, from the end if negative, against a string of `len` bytes; `None` if it is empty.
 fn bit_range(start: i64, end: i64, in_bits: bool, len: usize) -> Option<BitRange> {
     let units = if in_bits { len as i64 * 8 } else { len as i64 };
-    if start < 0 && end < 0 && start > end {
-        return None;
-    }
     let from_end = |at: i64| if at < 0 { units.saturating_add(at).max(0) } else { at };
     let (start, end) = (from_end(start), from_end(end).min(units - 1));
     if start > end {
@@ -141,6 +138,11 @@ pub fn bitcount(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>) ->
         [] => bit_range(0, -1, false, text.len()),
         [start, end, unit @ ..] if unit.len() <= 1 => {
             let (start, end) = (parse::int(start)?, parse::int(end)?);
+            if start < 0 && end < 0 && start > end {
+                // Before it looks at the unit, and even if both are before the string's start; BITPOS does neither.
+                out.int(0);
+                return Ok(());
+            }
             bit_range(start, end, unit_is_bit(unit.first())?, text.len())
         }
         _ => return Err(CommandError::Syntax),

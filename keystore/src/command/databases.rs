@@ -51,12 +51,7 @@ fn check_flush_option(args: &[&[u8]]) -> Done {
 
 /// `SWAPDB index1 index2`
 pub fn swapdb(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
-    let index = |word, text| {
-        parse::int32(word).map_err(|error| match error {
-            CommandError::NotInteger => CommandError::new(text),
-            other => other,
-        })
-    };
+    let index = |word, text| parse::int32(word).map_err(|_| CommandError::new(text));
     let first = index(args[1], "ERR invalid first DB index")?;
     let second = index(args[2], "ERR invalid second DB index")?;
     let known = |number| {
