@@ -279,7 +279,11 @@ fn push_keys(
     for spec in command.key_specs {
         let last = if spec.last < 0 { request.len() as i32 + spec.last } else { spec.index + spec.last };
         if last >= request.len() as i32 || last < spec.index {
-            return if command.flags.has(flag::NO_MANDATORY_KEYS) { Ok(out.array(0)) } else { Err(INVALID) };
+            if !command.flags.has(flag::NO_MANDATORY_KEYS) {
+                return Err(INVALID);
+            }
+            out.array(0);
+            return Ok(());
         }
         let positions = (spec.index..=last).step_by(spec.step.max(1) as usize);
         keys.extend(

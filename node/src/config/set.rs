@@ -69,8 +69,7 @@ pub fn get(config: &Config, patterns: &[&[u8]]) -> Vec<(String, String)> {
 /// # Errors
 /// When any of them cannot be set; `config` is unchanged then.
 pub fn set(config: &mut Config, pairs: &[(&[u8], &[u8])]) -> Result<Changed, SetError> {
-    let mut checked: Vec<(&'static Directive, &str)> = Vec::with_capacity(pairs.len());
-    let mut refusal = None;
+    let mut checked: Vec<(&'static Directive, &'static str, &str)> = Vec::with_capacity(pairs.len());
     for (name, value) in pairs {
         let name = String::from_utf8_lossy(name);
         let Some(directive) = table::find(&name) else {
@@ -78,28 +77,25 @@ pub fn set(config: &mut Config, pairs: &[(&[u8], &[u8])]) -> Result<Changed, Set
         };
         let text = std::str::from_utf8(value);
         let reason = match directive.change {
-            _ if checked.iter().any(|(seen, _)| seen.name == directive.name) => "duplicate parameter",
+            _ if checked.iter().any(|(seen, ..)| seen.name == directive.name) => "duplicate parameter",
             Change::Start => "can't set immutable config",
             Change::Protected => "can't set protected config",
             Change::Anytime if text.is_err() => "argument must be UTF-8 text",
             Change::Anytime => "",
         };
         if !reason.is_empty() {
-            // An unknown name further on takes precedence, as in Redis.
-            refusal.get_or_insert(SetError::Refused { name: name.into_owned(), reason: reason.into() });
+            return Err(SetError::Refused { name: name.into_owned(), reason: reason.into() });
         }
-        checked.push((directive, text.unwrap_or_default()));
-    }
-    if let Some(refusal) = refusal {
-        return Err(refusal);
+        let alias = directive.alias.filter(|alias| alias.eq_ignore_ascii_case(&name));
+        checked.push((directive, alias.unwrap_or(directive.name), text.unwrap_or_default()));
     }
     let mut next = config.clone();
     let mut changed = Changed::default();
-    for (directive, text) in checked {
+    for (directive, name, text) in checked {
         let before = directive.get(&next);
         match directive.set_text(&mut next, text) {
             Ok(warning) => changed.warnings.extend(warning),
-            Err(reason) => return Err(SetError::Refused { name: directive.name.to_owned(), reason }),
+            Err(reason) => return Err(SetError::Refused { name: name.to_owned(), reason }),
         }
         if directive.get(&next) != before {
             changed.names.push(directive.name);

@@ -37,7 +37,7 @@ pub(super) static TABLE: &[Directive] = &[
     // Snapshots and append-only files: acknowledged writes are durable without them.
     kept("save", "", Check::Save),
     flag("appendonly", "no"),
-    kept("appendfsync", "everysec", Check::OneOf(&["always", "everysec", "no"])),
+    kept("appendfsync", "everysec", Check::OneOf(&["everysec", "always", "no"])),
     kept("appendfilename", "appendonly.aof", Check::Text).at_start(),
     kept("appenddirname", "appendonlydir", Check::Text).at_start(),
     flag("no-appendfsync-on-rewrite", "no"),

@@ -1,4 +1,5 @@
 use super::*;
+use farkeep_proto::resp::client::Reply;
 use std::path::Path;
 
 fn flags(words: &[&str]) -> Result<Loaded, ConfigError> {
@@ -285,4 +286,80 @@ fn protected_mode_keeps_strangers_out_until_there_is_a_password() {
     assert!(config.protected_mode_refusal("10.0.0.1:5").is_some_and(|text| text.starts_with("-DENIED ")));
     config.requirepass = Some("x".to_owned());
     assert_eq!(config.protected_mode_refusal("10.0.0.1:5"), None);
+}
+
+#[test]
+fn every_directive_of_redis_is_known_with_its_default() {
+    // What differs by intent: no snapshots, what the command line of this test sets, and our own place of work.
+    const DIFFERENT: &[&str] =
+        &["save", "port", "bind", "dir", "unixsocket", "maxclients", "oom-score-adj-values"];
+    let mut redis = oracle::Redis::start();
+    let Reply::Map(pairs) = redis.ask(&["CONFIG", "GET", "*"]) else {
+        panic!("CONFIG GET replies with a map")
+    };
+    let text = |reply: &Reply| match reply {
+        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => panic!("a bulk string, not {other:?}"),
+    };
+    let ours: BTreeMap<String, String> = get(&Config::default(), &[b"*"]).into_iter().collect();
+    assert!(pairs.len() > 190);
+    for (name, value) in &pairs {
+        let (name, value) = (text(name), text(value));
+        let our_value = ours.get(&name).unwrap_or_else(|| panic!("{name} is not known"));
+        if !DIFFERENT.contains(&name.as_str()) {
+            assert_eq!(*our_value, value, "{name}");
+        }
+    }
+}
+
+#[test]
+fn config_set_is_refused_in_the_words_of_redis() {
+    let mut redis = oracle::Redis::start();
+    for words in [
+        "timeout x",
+        "timeout -1",
+        "timeout 2147483648",
+        "protected-mode maybe",
+        "maxmemory 1zz",
+        "maxmemory -1",
+        "maxmemory-clients 10x",
+        "maxmemory-clients 101%",
+        "nosuch 1",
+        "nosuch 1 databases 5",
+        "databases 5 nosuch 1",
+        "databases 5",
+        "dir /",
+        "timeout 1 timeout 2",
+        "client-output-buffer-limit normal",
+        "maxclients 0",
+        "repl-timeout 0",
+        "proto-max-bulk-len 1",
+        "save a",
+        "replicaof a",
+        "io-threads 4",
+        "appendfsync sometimes",
+        "slowlog-max-len -1",
+        "active-expire-effort 11",
+        "unixsocketperm 1",
+        "tcp-keepalive 1.5",
+        "hz many",
+        "timeout 5 appendfsync no maxclients x",
+        "replica-priority -1",
+        "slave-priority -1",
+        "lua-time-limit -1",
+        "TimeOut x",
+        "TIMEOUT 1 timeout 2",
+        "timeout 1 TIMEOUT 2",
+        "DATABASES 5",
+        "NoSuch 5",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let Reply::Error(theirs) = redis.ask(&[["CONFIG", "SET"].as_slice(), &words].concat()) else {
+            panic!("redis-server accepts {words:?}")
+        };
+        let pairs: Vec<(&[u8], &[u8])> =
+            words.chunks_exact(2).map(|pair| (pair[0].as_bytes(), pair[1].as_bytes())).collect();
+        let ours = set(&mut Config::default(), &pairs).unwrap_err().to_string();
+        assert_eq!(ours, String::from_utf8_lossy(&theirs), "{words:?}");
+    }
 }

@@ -103,8 +103,9 @@ impl MemoryOrPercent {
         let invalid = || Invalid::from("argument must be a memory or percent value");
         if let Some(percent) = text.strip_suffix('%') {
             return match percent.parse() {
-                Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
-                _ => Err(invalid()),
+                Ok(percent @ 0..=100) => Ok(Self::Percent(percent as u8)),
+                Ok(101u64..) => Err("percentage argument must be less or equal to 100".into()),
+                Err(_) => Err(invalid()),
             };
         }
         memory(text).map(|bytes| Self::Bytes(bytes as u64)).ok_or_else(invalid)
