@@ -365,3 +365,84 @@ mod damage {
         }
     }
 }
+
+/// A log that takes everything and copies nothing.
+struct Sink(u64);
+
+impl RedoSink for Sink {
+    fn append(&mut self, _: &View, ranges: &[Range]) -> Result<Lsn, CommitError> {
+        self.0 += ranges.len() as u64;
+        Ok(Lsn::new(self.0))
+    }
+
+    fn appended(&self) -> Lsn {
+        Lsn::new(self.0)
+    }
+}
+
+/// CPU time of this thread, which others on the machine disturb less than the clock.
+fn cpu_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Run with `cargo test --release -p farkeep-core timing -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn timing_of_a_transaction_the_size_of_a_set() {
+    for keys in [1_000, 1_000_000] {
+        let (mut heap, _) = formatted(1 << 30);
+        let mut log = Sink(1 << 40);
+        let mut blocks = vec![Offset::NULL; keys];
+        let mut txn = heap.txn();
+        let slots = txn.alloc(8 * keys).unwrap();
+        let counts = txn.alloc(64).unwrap();
+        txn.commit(&mut log).unwrap();
+        let mut random = Random(1);
+        let mut time = |what: &str,
+                        heap: &mut Heap,
+                        log: &mut Sink,
+                        step: &mut dyn FnMut(&mut Txn<'_>, usize, usize)| {
+            let rounds = 2_000_000.max(keys);
+            let start = cpu_ns();
+            for round in 0..rounds {
+                let key = if what.starts_with("new") { round % keys } else { random.below(keys) };
+                let mut txn = heap.txn();
+                step(&mut txn, key, round);
+                txn.commit(log).unwrap();
+            }
+            println!("{keys} keys, {what}: {} ns", (cpu_ns() - start) / rounds as u64);
+        };
+        time("new or replaced in order", &mut heap, &mut log, &mut |txn, key, round| {
+            let at = txn.alloc(104).unwrap();
+            txn.init(at, &[round as u8 | 1; 104]);
+            txn.put(slots.add(8 * key as u64), &at);
+            txn.put(counts, &(round as u64 + 1));
+            txn.put(counts.add(24), &(round as u32 + 1));
+            if !blocks[key].is_null() {
+                txn.free(blocks[key]);
+            }
+            blocks[key] = at;
+        });
+        for block in &mut blocks {
+            if block.is_null() {
+                let mut txn = heap.txn();
+                *block = txn.alloc(104).unwrap();
+                txn.commit(&mut log).unwrap();
+            }
+        }
+        time("replaced at random", &mut heap, &mut log, &mut |txn, key, round| {
+            let at = txn.alloc(104).unwrap();
+            txn.init(at, &[round as u8 | 1; 104]);
+            txn.put(slots.add(8 * key as u64), &at);
+            txn.put(counts, &(round as u64 + 1));
+            txn.put(counts.add(24), &(round as u32 + 1));
+            txn.free(std::mem::replace(&mut blocks[key], at));
+        });
+        time("overwritten in place at random", &mut heap, &mut log, &mut |txn, key, round| {
+            txn.write(blocks[key].add(40), &[round as u8; 64]);
+            txn.put(blocks[key].add(8), &(round as u64));
+        });
+        time("empty", &mut heap, &mut log, &mut |_, _, _| {});
+    }
+}

@@ -57,6 +57,12 @@ impl PageTable {
         Lsn::new(newest)
     }
 
+    /// Tells the CPU that [`PageTable::stored`] will come to the page of `at` soon.
+    #[inline]
+    pub(super) fn prefetch(&self, at: u64) {
+        self.entries.prefetch(at / PAGE_LEN * 8);
+    }
+
     /// Notes that a transaction ending at `end` (or one that was rolled back, if `None`) stored to these ranges.
     #[inline]
     pub(super) fn stored(&mut self, ranges: &[Range], end: Option<Lsn>) {

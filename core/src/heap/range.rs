@@ -101,7 +101,7 @@ pub(super) fn coalesce(ranges: &mut Vec<Range>) {
     if ranges.len() < 2 {
         return;
     }
-    ranges.sort_unstable_by_key(|range| (range.kind, range.at));
+    ranges.sort_unstable_by_key(|range| (range.kind as u64) << 62 | range.at.get());
     let mut kept = 0;
     for next in 1..ranges.len() {
         let range = ranges[next];

@@ -151,10 +151,13 @@ impl<'h> Txn<'h> {
     }
 
     /// Frees a block when the transaction commits. Its memory is not handed out again within the transaction.
-    /// Panics if `at` is not the start of an allocated block.
+    /// The commit panics if `at` is not the start of an allocated block; a debug build does so at once.
     #[inline]
     pub fn free(&mut self, at: Offset) {
-        alloc::assert_allocated(self, at);
+        if cfg!(debug_assertions) {
+            alloc::assert_allocated(self, at);
+        }
+        alloc::prefetch_free(self, at);
         self.heap.scratch.frees.push(at);
     }
 
@@ -387,7 +390,8 @@ impl<'h> Txn<'h> {
 
     #[inline]
     fn store(&mut self, at: u64, bytes: &[u8], fresh: Option<usize>) {
-        let (skip, len) = if bytes.len() <= COMPARE_LEN_MAX {
+        // In a fresh block equal bytes are rare, and comparing would wait for cache lines that storing need not wait for.
+        let (skip, len) = if bytes.len() <= COMPARE_LEN_MAX && fresh.is_none() {
             differing(self.heap.view.mem.bytes(at, bytes.len()), bytes)
         } else {
             (0, bytes.len())
@@ -398,6 +402,9 @@ impl<'h> Txn<'h> {
         let (at, bytes) = (at + skip as u64, &bytes[skip..skip + len]);
         self.keep_undo(at, len, fresh);
         self.heap.view.mem.bytes_mut(at, len).copy_from_slice(bytes);
+        if let Some(pages) = &self.heap.view.pages {
+            pages.prefetch(at);
+        }
         range::record(&mut self.heap.scratch.ranges, RangeKind::Bytes, at, len);
     }
 
