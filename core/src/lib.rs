@@ -4,6 +4,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
 
 pub mod heap;
+pub mod inspect;
 pub mod log;
 pub mod lsn;
 pub mod pmem;
@@ -11,6 +12,10 @@ pub mod pool;
 pub mod recover;
 pub mod replay;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod pool_tests;
 #[cfg(test)]
 mod recover_tests;
 

@@ -5,6 +5,8 @@
 //!
 //! 1. [`survey`]: walk the log from the checkpoint. It ends at the last transaction that is whole; the records tell
 //!    up to where it was committed.
+//!    What it finds is made persistent before it counts: a process may die without its machine, and then the records
+//!    that are found may still be on their way to the medium.
 //! 2. Replay what is committed into the image (I2). What is durable but not known to be committed stays out of it.
 //! 3. A leader begins a new reign at the end of the log ([`open_leader`]): the reign is persistent before its first
 //!    record. It puts what is durable and not known to be committed into its working view; all of that counts as
@@ -143,7 +145,9 @@ pub fn survey(log: &LogMap) -> Survey {
             Err(stop) => break stop,
         }
     };
-    let lost = committed_behind(log, scanner.next_start());
+    // What was about to reach the image was committed.
+    found.committed = found.committed.max(log.replay_limit());
+    let lost = committed_behind(log, scanner.next_start()).max(Some(log.replay_limit()));
     found.lost_committed = lost.filter(|&committed| committed > found.end.lsn);
     found.committed = found.committed.min(found.end.lsn);
     found
@@ -345,6 +349,9 @@ pub struct Follower {
     pub view: View,
     /// Up to where the stream is known to be committed.
     pub committed: Lsn,
+    /// The image makes sense, and may be read, only when `applied_lsn` has come this far: a crash may have left it
+    /// partly ahead. On persistent memory that is so at once; on a disk it may take a word from the leader.
+    pub consistent_at: Lsn,
 }
 
 impl Follower {
@@ -368,7 +375,9 @@ pub fn open_follower(pool: &Pool) -> Result<Follower, RecoverError> {
         );
     }
     let view = View::of_image(pool.image().shared_memory(), replayer.image_len());
-    Ok(Follower { replayer, tail: Tail::new(found.end), view, committed: found.committed })
+    let by_instructions = pool.log().region().persistence().by_instructions();
+    let consistent_at = if by_instructions { replayer.applied() } else { found.end.lsn };
+    Ok(Follower { replayer, tail: Tail::new(found.end), view, committed: found.committed, consistent_at })
 }
 
 fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
@@ -381,6 +390,10 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     if let Stop::Malformed(source) = found.stop {
         return Err(RecoverError::Malformed { lsn: found.end.lsn, source });
     }
+    // The process may have died and the machine gone on: then records were found that are in the caches only.
+    log.flush_stream(found.committed.min(found.end.lsn), found.end.lsn);
+    log.fence();
+    log.sync_window()?;
     log.reset_marks(found.end.lsn, oldest_kept(log, state.checkpoint.lsn, found.end.lsn, state.oldest));
     let mut replayer = Replayer::new(Arc::clone(log), Arc::clone(pool.image()))?;
     replayer.run(found.committed)?;

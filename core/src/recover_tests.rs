@@ -114,7 +114,7 @@ fn the_image_carries_on_through_many_laps_of_the_ring() {
         image == leader.heap.view().peek_bytes(Offset::NULL, len as usize),
         "equal LSN, equal bytes (I5)"
     );
-    assert!(reaches_back(pool.log(), pool.log().oldest()) || pool.log().oldest().get() % 4096 == 0);
+    assert!(reaches_back(pool.log(), pool.log().oldest()) || pool.log().oldest().get().is_multiple_of(4096));
 }
 
 /// Sends what the leader has appended behind the follower's end, as a fabric does.

@@ -4,6 +4,11 @@
 //! is, believe each record (I4), store its ranges, and now and then make the stores persistent and move the
 //! checkpoint behind them (I3). Only committed transactions are stored, and only whole ones (I2).
 //!
+//! While the image is on its way from one checkpoint to the next, a crash leaves any part of it ahead of the
+//! checkpoint, and it makes sense again only when replaying has come as far as it was before. How far that was the
+//! log's *replay limit* says: it is persistent before the first byte of a step is stored. On a disk that would take a
+//! system call per step, so it may be behind there, and the end of the log has to serve instead.
+//!
 //! Replaying is idempotent, so a crash, or an error in the middle of a transaction, costs nothing but doing it again
 //! from the checkpoint. Stores are not written back one by one: hot lines are stored to by nearly every transaction,
 //! so the lines are remembered and written back once, when the checkpoint is taken.
@@ -77,6 +82,7 @@ pub struct Replayer {
     at: Position,
     checkpoint: Lsn,
     image_len: u64,
+    limit: Lsn,
     dirty: DirtyLines,
 }
 
@@ -89,7 +95,8 @@ impl Replayer {
             .map_err(|source| ReplayError::Grow { image_len: state.image_len, source })?;
         let dirty = DirtyLines::new(&image).map_err(ReplayError::Persist)?;
         let (at, image_len) = (state.checkpoint, state.image_len);
-        Ok(Replayer { log, image, at, checkpoint: at.lsn, image_len, dirty })
+        let limit = log.replay_limit();
+        Ok(Replayer { log, image, at, checkpoint: at.lsn, image_len, limit, dirty })
     }
 
     /// Everything before it is visible in the image.
@@ -117,6 +124,10 @@ impl Replayer {
     pub fn step(&mut self, committed: Lsn, max_bytes: u64) -> Result<bool, ReplayError> {
         let log = Arc::clone(&self.log);
         let from = self.at.lsn;
+        if committed > self.limit && committed > from {
+            log.set_replay_limit(committed);
+            self.limit = committed;
+        }
         let mut scanner = Scanner::new(&log, self.at);
         while self.at.lsn < committed {
             if self.at.lsn.distance_from(from) >= max_bytes {

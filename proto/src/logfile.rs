@@ -1,6 +1,6 @@
 //! The layout of a log file in front of its window: who the log is, and the state that outlives the process.
 //!
-//! A log file (or devdax device) is `[identity | state slot A | state slot B | unused | window]`. The identity is
+//! A log file (or devdax device) is `[identity | state slot A | state slot B | replay limit | unused | window]`. The identity is
 //! written once, when the file is made, with the magic number last: a file without it was never finished. The state
 //! is written alternately to the two slots; of those whose checksum is right the one with the higher sequence number
 //! counts, so a crash in the middle of an update leaves the state before it.
@@ -16,6 +16,9 @@ use crate::redo::crc32c;
 pub const IDENTITY_AT: u64 = 0;
 /// Where the two state slots lie.
 pub const STATE_AT: [u64; 2] = [4096, 8192];
+/// Where the replay limit lies: a little-endian 64-bit LSN, at or above every `applied_lsn` that the image may show
+/// bytes of. It is persistent before the first of those bytes is stored (on a disk: as soon as the next sync).
+pub const REPLAY_LIMIT_AT: u64 = 12288;
 /// Where the window begins.
 pub const WINDOW_AT: u64 = 64 << 10;
 /// The first eight bytes of a log file.

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use farkeep_proto::logfile::{
-    IDENTITY_AT, IDENTITY_LEN, MAGIC, MAGIC_UNFINISHED, RawIdentity, STATE_AT, STATE_LEN, WINDOW_AT,
+    IDENTITY_AT, IDENTITY_LEN, MAGIC, MAGIC_UNFINISHED, REPLAY_LIMIT_AT, RawIdentity, STATE_AT, STATE_LEN,
+    WINDOW_AT,
 };
 use farkeep_proto::redo::{FORMAT_VERSION, MIN_ROOM};
 use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell, window_len};
@@ -145,6 +146,7 @@ impl LogMap {
         let blank = LogState::default().to_raw(1);
         region.store(STATE_AT[0], &[0; STATE_LEN]);
         region.store(STATE_AT[1], state::as_bytes(&blank));
+        region.store(REPLAY_LIMIT_AT, &[0; 8]);
         // The first place to be scanned must not hold what an earlier log has left there, nor may the tail cell.
         region.store(WINDOW_AT + TAIL_CELL_AT, &[0; TAIL_CELL_LEN]);
         region.store(RING_FILE_AT, &[0; 64]);
@@ -164,6 +166,7 @@ impl LogMap {
             (IDENTITY_AT, IDENTITY_LEN),
             (STATE_AT[0], STATE_LEN),
             (STATE_AT[1], STATE_LEN),
+            (REPLAY_LIMIT_AT, 8),
             (WINDOW_AT + TAIL_CELL_AT, TAIL_CELL_LEN),
             (RING_FILE_AT, 64),
         ] {
@@ -249,6 +252,20 @@ impl LogMap {
         self.checkpoint.store(changed.checkpoint.lsn.get(), Ordering::Release);
         *store = StateStore { seq, state: changed };
         Ok(())
+    }
+
+    /// Up to where the image may hold bytes of records. Below the checkpoint it means nothing.
+    pub(crate) fn replay_limit(&self) -> Lsn {
+        let bytes = self.region.bytes(REPLAY_LIMIT_AT, 8);
+        Lsn::new(u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+    }
+
+    /// Notes that the image is about to get bytes of committed records up to `limit`. An aligned word survives a
+    /// crash whole or not at all, so it needs no checksum. On a disk it is on its way, but not waited for.
+    pub(crate) fn set_replay_limit(&self, limit: Lsn) {
+        self.region.store(REPLAY_LIMIT_AT, &limit.get().to_le_bytes());
+        self.region.flush(REPLAY_LIMIT_AT, 8);
+        self.region.fence();
     }
 
     /// Why nothing more may be appended, if so.

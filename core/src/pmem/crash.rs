@@ -32,6 +32,10 @@ pub enum Medium {
 
 const MEDIA: [Medium; 2] = [Medium::Log, Medium::Image];
 const WORD_LEN: usize = 8;
+const PAGE_LEN: usize = 4096;
+static ZEROS: [u8; PAGE_LEN] = [0; PAGE_LEN];
+/// Shadows grow in steps of this many bytes.
+const GROW_STEP: usize = 1 << 20;
 
 /// The memory of one node's pool, and what of it would survive.
 #[derive(Debug)]
@@ -62,7 +66,12 @@ impl CrashDouble {
         let file = |name: &str, bytes: &[u8]| -> io::Result<Arc<File>> {
             let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
             file.set_len(bytes.len() as u64)?;
-            file.write_all_at(bytes, 0)?;
+            // Zeros need no memory.
+            for (page, bytes) in bytes.chunks(PAGE_LEN).enumerate() {
+                if bytes != &ZEROS[..bytes.len()] {
+                    file.write_all_at(bytes, (page * PAGE_LEN) as u64)?;
+                }
+            }
             Ok(Arc::new(file))
         };
         let files = [file("farkeep-log", log)?, file("farkeep-image", image)?];
@@ -98,8 +107,7 @@ impl CrashDouble {
         if books.fuse == Some(books.points) && books.kept.is_none() {
             books.kept = Some(MEDIA.map(|medium| {
                 let memory = self.memory(medium);
-                let mut shadow = books.shadows[medium as usize].clone();
-                shadow.resize(memory.len(), 0);
+                let shadow = padded(&books.shadows[medium as usize], memory.len());
                 (memory, shadow)
             }));
         }
@@ -135,7 +143,7 @@ impl CrashDouble {
         for (medium, at, lines) in std::mem::take(&mut books.pending) {
             let shadow = &mut books.shadows[medium as usize];
             if shadow.len() < at + lines.len() {
-                shadow.resize(at + lines.len(), 0);
+                *shadow = padded(shadow, (at + lines.len()).next_multiple_of(GROW_STEP));
             }
             shadow[at..][..lines.len()].copy_from_slice(&lines);
         }
@@ -156,8 +164,7 @@ impl CrashDouble {
         let wreck = books.kept.take().unwrap_or_else(|| {
             MEDIA.map(|medium| {
                 let memory = self.memory(medium);
-                let mut shadow = std::mem::take(&mut books.shadows[medium as usize]);
-                shadow.resize(memory.len(), 0);
+                let shadow = padded(&books.shadows[medium as usize], memory.len());
                 (memory, shadow)
             })
         });
@@ -166,12 +173,21 @@ impl CrashDouble {
     }
 }
 
+/// `bytes` and as many zeros as it takes to make `len`, or the first `len` of them.
+fn padded(bytes: &[u8], len: usize) -> Vec<u8> {
+    let mut padded = vec![0; len];
+    let kept = bytes.len().min(len);
+    padded[..kept].copy_from_slice(&bytes[..kept]);
+    padded
+}
+
 /// Memory as it is found after a crash: each word either as persisted or as last stored.
 fn survivors(memory: &[u8], mut shadow: Vec<u8>, coin: &mut impl FnMut() -> u64) -> Vec<u8> {
-    for (line, stored) in shadow.chunks_mut(LINE_LEN).zip(memory.chunks(LINE_LEN)) {
-        if line == stored {
-            continue;
-        }
+    // Nearly all pages are equal, and comparing them whole is fast.
+    let pages =
+        shadow.chunks_mut(PAGE_LEN).zip(memory.chunks(PAGE_LEN)).filter(|(page, stored)| page != stored);
+    let lines = pages.flat_map(|(page, stored)| page.chunks_mut(LINE_LEN).zip(stored.chunks(LINE_LEN)));
+    for (line, stored) in lines.filter(|(line, stored)| line != stored) {
         // A third of the lines survive whole, a third not at all, of the others any words.
         match coin() % 3 {
             0 => line.copy_from_slice(stored),

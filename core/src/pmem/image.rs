@@ -22,8 +22,10 @@ use super::map::{Kind, Mapping, Region};
 use super::mem::Mem;
 use crate::heap::{ImageSource, PAGE_LEN};
 
-/// Space is allocated in steps of this many bytes, so that a growing image makes few system calls.
-const GROW_STEP: u64 = 4 << 20;
+/// Space is allocated in steps of a sixteenth of the image, within these bounds, so that a growing image makes few
+/// system calls and a small one stays small.
+const GROW_STEP_MIN: u64 = 256 << 10;
+const GROW_STEP_MAX: u64 = 64 << 20;
 
 /// The image of a pool.
 #[derive(Debug)]
@@ -113,7 +115,8 @@ impl ImageSource for Image {
         let file = &**self.shared.file();
         let allocate =
             |to: u64| fallocate(file, FallocateFlags::empty(), allocated, to - allocated).map(|()| to);
-        let generous = len.next_multiple_of(GROW_STEP).min(self.max_len());
+        let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
+        let generous = len.next_multiple_of(step).min(self.max_len());
         // Where there is not enough for a whole step there may still be enough for what is needed.
         let reached = allocate(generous).or_else(|_| allocate(len))?;
         self.allocated.fetch_max(reached, Ordering::AcqRel);
