@@ -1,7 +1,8 @@
 //! What is compared: one server, or a leader with its follower, running and ready.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use farkeep_benches::stop::Stop;
@@ -14,6 +15,11 @@ use crate::wait;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A follower may be this far behind after a run that did not wait for it.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(120);
+
+/// Servers at rest take less than a tenth of a core for this long; a clock tick of /proc is shorter than that.
+const QUIET_FOR: Duration = Duration::from_millis(200);
+/// A server that works longer in the background is left to it.
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running server.
 #[derive(Debug)]
@@ -98,8 +104,27 @@ impl Contender {
         .with_context(|| format!("output of the follower:\n{}", follower.child.output_tail()))
     }
 
-    /// Waits until the follower has all that the leader has, so that one run's debt is not paid in the next.
-    pub fn settle(&mut self, stop: &Stop) -> anyhow::Result<()> {
+    /// Waits until the follower has all that the leader has and neither works any more, so that what a run left to be
+    /// done in the background is counted as its cost and not paid by the next contender.
+    pub fn settle(&self, stop: &Stop) -> anyhow::Result<()> {
+        self.wait_caught_up(stop)?;
+        let begun = Instant::now();
+        let mut busy_until = self.cpu()?.total();
+        let quiet = || -> anyhow::Result<bool> {
+            thread::sleep(QUIET_FOR);
+            let taken = self.cpu()?.total();
+            let idle = taken.saturating_sub(busy_until) < QUIET_FOR / 10;
+            busy_until = taken;
+            Ok(idle || begun.elapsed() > QUIET_WITHIN)
+        };
+        wait::until("the servers have nothing left to do", QUIET_WITHIN * 2, stop, quiet)?;
+        if begun.elapsed() > QUIET_WITHIN {
+            eprintln!("  {} does not come to rest; it disturbs what is measured next", self.name);
+        }
+        Ok(())
+    }
+
+    fn wait_caught_up(&self, stop: &Stop) -> anyhow::Result<()> {
         let Some(follower) = self.follower.as_ref().filter(|_| self.kind != Kind::BareLoop) else {
             return Ok(());
         };

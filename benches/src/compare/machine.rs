@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -48,7 +49,7 @@ pub fn describe(plan: &Plan) -> anyhow::Result<Facts> {
     Ok(facts)
 }
 
-fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -82,4 +83,35 @@ fn file_system(path: &Path) -> anyhow::Result<String> {
     let magic = rustix::fs::statfs(path).with_context(|| format!("statfs {}", path.display()))?.f_type;
     let known = FILE_SYSTEMS.iter().find(|(number, _)| *number == magic);
     Ok(known.map_or_else(|| format!("file system {magic:#x}"), |(_, name)| (*name).to_owned()))
+}
+
+/// Time that all cores together have spent working since boot, in anyone's name.
+pub fn busy() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let ticks = busy_ticks_in(&stat).context("no line of all cores in /proc/stat")?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// user, nice, system, irq, softirq and steal of the first line; idle and iowait are no work, and guests are in user.
+fn busy_ticks_in(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let mut sum = 0;
+    for at in 0..8 {
+        let ticks: u64 = fields.next()?.parse().ok()?;
+        if !matches!(at, 3 | 4) {
+            sum += ticks;
+        }
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_iowait_are_no_work() {
+        let stat = "cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 9 9 9 9 9 9 9 9 9 9\n";
+        assert_eq!(busy_ticks_in(stat), Some(63));
+    }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bars::Plan;
 use crate::contender::{Contender, Cpu, Kind};
+use crate::machine;
 
 /// What is asked of every contender.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +32,8 @@ impl Case {
 pub struct Sample {
     pub outcome: Outcome,
     pub cpu: Cpu,
+    /// What neither this contender nor the generator took of the machine's CPU time, from 0 to 1.
+    pub others: f64,
 }
 
 impl Sample {
@@ -76,6 +79,7 @@ impl Series {
             .iter()
             .map(|sample| {
                 json!({
+                    "others_share_of_machine": sample.others,
                     "load": sample.outcome.to_json(),
                     "cpu_us_per_request": sample.cpu_us(),
                     "follower_cpu_us_per_request": sample.follower_us(),
@@ -87,7 +91,7 @@ impl Series {
 }
 
 /// Sets every key on every contender.
-pub fn preload(contenders: &mut [Contender], plan: &Plan, stop: &Stop) -> anyhow::Result<()> {
+pub fn preload(contenders: &[Contender], plan: &Plan, stop: &Stop) -> anyhow::Result<()> {
     for contender in contenders {
         let workload = plan.workload(contender.leader.address).preload();
         let outcome = load::run(&workload, stop).with_context(|| format!("preload of {}", contender.name))?;
@@ -100,7 +104,7 @@ pub fn preload(contenders: &mut [Contender], plan: &Plan, stop: &Stop) -> anyhow
 /// Measures `case` on all contenders in turn, and again from the other end in the next round.
 pub fn interleaved(
     case: Case,
-    contenders: &mut [Contender],
+    contenders: &[Contender],
     plan: &Plan,
     stop: &Stop,
 ) -> anyhow::Result<Vec<Series>> {
@@ -118,7 +122,7 @@ pub fn interleaved(
             order.reverse();
         }
         for index in order {
-            let contender = &mut contenders[index];
+            let contender = &contenders[index];
             let sample = measure(case, contender, plan, round, stop)
                 .with_context(|| format!("{}: {}", contender.name, case.name()))?;
             eprintln!(
@@ -137,7 +141,7 @@ pub fn interleaved(
 
 fn measure(
     case: Case,
-    contender: &mut Contender,
+    contender: &Contender,
     plan: &Plan,
     round: usize,
     stop: &Stop,
@@ -154,13 +158,18 @@ fn measure(
     // Warming up is a run of its own, so that the servers' CPU time can be read between it and what is measured.
     let warmup = Workload { limit: Limit::Time(plan.warmup), ..workload.clone() };
     check(&load::run(&warmup, stop)?, contender)?;
-    let before = contender.cpu()?;
+    let (busy, before) = (machine::busy()?, contender.cpu()?);
     let outcome = load::run(&workload, stop)?;
+    let others = {
+        let ours = contender.cpu()?.since(before).total() + outcome.client_cpu;
+        let all = machine::busy()?.saturating_sub(busy);
+        all.saturating_sub(ours).as_secs_f64() / (outcome.elapsed.as_secs_f64() * machine::cores() as f64)
+    };
     // What an asynchronous follower still has to do for these requests is part of their cost.
     contender.settle(stop)?;
     let cpu = contender.cpu()?.since(before);
     check(&outcome, contender)?;
-    Ok(Sample { outcome, cpu })
+    Ok(Sample { outcome, cpu, others })
 }
 
 /// A run that got errors measured something else than it was meant to.

@@ -14,7 +14,7 @@ use farkeep_benches::load::{Limit, Workload};
 
 use crate::contender::Kind;
 use crate::report::{show, table};
-use crate::rounds::{Sample, Series};
+use crate::rounds::{Case, Sample, Series};
 
 /// Pipelines with which every throughput is measured.
 pub const PIPELINES: [usize; 2] = [1, 16];
@@ -86,6 +86,18 @@ impl Plan {
 /// The first series of that kind.
 pub fn of_kind(all: &[Series], kind: Kind) -> Option<&Series> {
     all.iter().find(|series| series.kind == kind)
+}
+
+/// Above this share of the machine taken by strangers, figures say more about them.
+const OTHERS_AT_MOST: f64 = 0.05;
+
+/// What a table shows, and a warning if the machine was not ours.
+pub fn caption(case: Case, all: &[Series]) -> String {
+    let others = all.iter().map(|series| series.median(|sample| sample.others)).fold(0.0, f64::max);
+    if others <= OTHERS_AT_MOST {
+        return case.name();
+    }
+    format!("{} (NOT RELIABLE: other processes took {:.0} % of the machine)", case.name(), others * 100.0)
 }
 
 /// One row a contender; ratios are to the first one and, if it was measured, to the bare loop.

@@ -3,7 +3,7 @@
 use farkeep_benches::stop::Stop;
 use serde_json::json;
 
-use super::{PIPELINES, Plan, throughput_table};
+use super::{PIPELINES, Plan, caption, throughput_table};
 use crate::report::{Bar, Bound, Findings};
 use crate::rounds::{self, Case, Series};
 use crate::site::{Medium, Site};
@@ -19,15 +19,15 @@ pub fn run(plan: &Plan, stop: &Stop) -> anyhow::Result<Findings> {
     if plan.farkeep.is_some() {
         contenders.push(farkeep::alone(&site, plan, stop)?);
     }
-    rounds::preload(&mut contenders, plan, stop)?;
+    rounds::preload(&contenders, plan, stop)?;
     let mut findings =
         Findings { title: "One node".into(), tables: Vec::new(), bars: Vec::new(), figures: json!({}) };
     for (set_percent, pipeline) in
         [0, 100].into_iter().flat_map(|sets| PIPELINES.map(|pipeline| (sets, pipeline)))
     {
         let case = Case { set_percent, pipeline };
-        let all = rounds::interleaved(case, &mut contenders, plan, stop)?;
-        findings.tables.push((case.name(), throughput_table(&all)));
+        let all = rounds::interleaved(case, &contenders, plan, stop)?;
+        findings.tables.push((caption(case, &all), throughput_table(&all)));
         if let [redis, farkeep] = &all[..] {
             findings.bars.push(Bar {
                 number: 2,

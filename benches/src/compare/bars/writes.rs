@@ -3,7 +3,7 @@
 use farkeep_benches::stop::Stop;
 use serde_json::json;
 
-use super::{PIPELINES, Plan, of_kind, throughput_table};
+use super::{PIPELINES, Plan, caption, of_kind, throughput_table};
 use crate::contender::{Contender, Kind};
 use crate::report::{Bar, Bound, Findings};
 use crate::rounds::{self, Case, Sample, Series};
@@ -34,8 +34,8 @@ fn needed(medium: Medium, pipeline: usize) -> Needed {
 
 pub fn run(plan: &Plan, medium: Medium, stop: &Stop) -> anyhow::Result<Findings> {
     let site = Site::new(medium, plan)?;
-    let mut contenders = start(&site, plan, stop)?;
-    rounds::preload(&mut contenders, plan, stop)?;
+    let contenders = start(&site, plan, stop)?;
+    rounds::preload(&contenders, plan, stop)?;
     let mut findings = Findings {
         title: format!("Durable writes on two nodes, {}", medium.name()),
         tables: Vec::new(),
@@ -44,8 +44,8 @@ pub fn run(plan: &Plan, medium: Medium, stop: &Stop) -> anyhow::Result<Findings>
     };
     for pipeline in PIPELINES {
         let case = Case { set_percent: 100, pipeline };
-        let all = rounds::interleaved(case, &mut contenders, plan, stop)?;
-        findings.tables.push((case.name(), throughput_table(&all)));
+        let all = rounds::interleaved(case, &contenders, plan, stop)?;
+        findings.tables.push((caption(case, &all), throughput_table(&all)));
         findings.bars.extend(judge(&all, medium, case));
         findings.figures[case.name()] = all.iter().map(Series::to_json).collect();
     }
