@@ -122,7 +122,7 @@ impl<'a> Cursor<'a> {
     fn bytes(&mut self, len: u64) -> Result<&'a [u8], Stop> {
         let rest = &self.buf[self.at..];
         let len = usize::try_from(len).map_err(|_| Stop::Bad)?;
-        if rest.len().saturating_sub(2) < len {
+        if rest.len().checked_sub(2).is_none_or(|room| room < len) {
             return Err(Stop::Incomplete);
         }
         self.at += len + 2;
@@ -199,6 +199,13 @@ mod tests {
     }
 
     #[test]
+    fn bulk_without_its_line_end_is_incomplete() {
+        for text in ["$0\r\n", "$0\r\n:", "|5\r\n$0\r\n:", "=3\r\nabc\r", "*2\r\n$0\r\n\r"] {
+            assert_eq!(decode_reply(text.as_bytes()), Ok(None), "{text:?}");
+        }
+    }
+
+    #[test]
     fn deep_nesting_is_refused() {
         assert!(decode_reply(&b"*1\r\n".repeat(10_000)).is_err());
     }
@@ -207,6 +214,11 @@ mod tests {
         #[test]
         fn any_bytes_are_a_reply_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = decode_reply(&bytes);
+        }
+
+        #[test]
+        fn bits_of_protocol_are_a_reply_or_refused(pieces in prop::collection::vec("([-+:$*%~>=|#_,(][-0-9]{0,2})?(\r\n)?[a-z]{0,2}", 0..12)) {
+            let _ = decode_reply(pieces.concat().as_bytes());
         }
     }
 }
