@@ -104,7 +104,8 @@ impl Report {
     }
 
     pub fn print_bars(&self) {
-        let bars: Vec<&Bar> = self.findings.iter().flat_map(|findings| &findings.bars).collect();
+        let mut bars: Vec<&Bar> = self.findings.iter().flat_map(|findings| &findings.bars).collect();
+        bars.sort_by_key(|bar| bar.number);
         if !bars.is_empty() {
             let mut table = table(&["bar", "what", "measured", "needed", "verdict"], &[2, 3]);
             for bar in bars {
