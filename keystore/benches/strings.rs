@@ -2,6 +2,7 @@
 //!
 //! Besides times it prints what a write costs in redo bytes and a key in image bytes.
 
+#[expect(dead_code, reason = "not every helper is needed here")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -60,7 +61,7 @@ fn strings(criterion: &mut Criterion) {
                 counter += 16;
                 let view = store.heap.view();
                 let hashes = keys.map(|key| store.ks.prefetch(view, 0, &key));
-                hashes.map(|hash| store.ks.prefetch_entry(view, 0, hash));
+                hashes.iter().for_each(|&hash| store.ks.prefetch_entry(view, 0, hash));
                 for key in &keys {
                     store.run_into(&[b"GET", key], &mut reply, true);
                 }
@@ -92,7 +93,7 @@ fn strings(criterion: &mut Criterion) {
                 let keys: [[u8; 16]; 16] = std::array::from_fn(|n| key(scattered(counter + n as u64)));
                 let view = store.heap.view();
                 let hashes = keys.map(|key| store.ks.prefetch(view, 0, &key));
-                hashes.map(|hash| store.ks.prefetch_entry(view, 0, hash));
+                hashes.iter().for_each(|&hash| store.ks.prefetch_entry(view, 0, hash));
                 for key in &keys {
                     counter += 1;
                     let mut value = value;

@@ -246,6 +246,10 @@ impl Kind for Keys {
     fn is(view: &View, at: Offset, key: &[u8]) -> bool {
         Entry::load(view, at).key(view) == key
     }
+
+    fn same(view: &View, first: Offset, second: Offset) -> bool {
+        Entry::load(view, first).key(view) == Entry::load(view, second).key(view)
+    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,14 @@ pub enum OpenError {
         /// What is there.
         found: u64,
     },
+    /// The table cannot be one.
+    #[error("the keystore's table at {at:?} is damaged: {what}")]
+    Damaged {
+        /// The table's offset.
+        at: Offset,
+        /// What is wrong.
+        what: &'static str,
+    },
 }
 
 impl Layout {
@@ -112,9 +120,20 @@ impl Layout {
         if table == Offset::NULL {
             return Err(OpenError::Unformatted);
         }
+        let fits =
+            |at: Offset, len: u64| at.get().checked_add(len).is_some_and(|end| end <= view.image_len());
+        if !fits(table, HEAD_LEN) {
+            return Err(OpenError::Damaged { at: table, what: "the table lies beyond the image's end" });
+        }
         let head: TableHead = view.peek(table);
         if head.magic != MAGIC {
             return Err(OpenError::Foreign { at: table, found: head.magic });
+        }
+        if head.databases == 0 || head.databases > MAX_DATABASES as u64 {
+            return Err(OpenError::Damaged { at: table, what: "the number of databases is out of range" });
+        }
+        if !fits(table, HEAD_LEN + head.databases * ROW_LEN) || !fits(Offset::new(head.reclaim_at), 8) {
+            return Err(OpenError::Damaged { at: table, what: "the table points beyond the image's end" });
         }
         let (databases, reclaim_at) = (head.databases as usize, Offset::new(head.reclaim_at));
         Ok(Self { table, seed: head.seed, databases, reclaim_at })

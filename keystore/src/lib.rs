@@ -22,9 +22,11 @@ mod payload;
 mod reclaim;
 pub mod signal;
 mod string;
+pub mod verify;
 
 pub use command::{Command, Handler, lookup};
 pub use error::CommandError;
 pub use expiry::active_expire;
 pub use keystore::{DbStats, KeyHash, Keystore, Limits, ReadCtx, Slot, WriteCtx};
 pub use signal::{EventClass, Signal};
+pub use verify::{Verified, verify};

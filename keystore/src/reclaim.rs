@@ -11,7 +11,7 @@
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 
 use crate::entry::{Entry, Storage};
-use crate::index::{BUCKET_LEN, Bucket, DirectoryHead, LINK, Root, SLOTS, Slot, segment_of, segment_ref};
+use crate::index::{BUCKET_LEN, Bucket, DirectoryHead, Root, SLOTS, Slot, next_of, segment_of, segment_ref};
 use crate::keystore::WriteCtx;
 
 /// What the items of a detached index are, and so what freeing one means. The numbers are on the media.
@@ -27,13 +27,8 @@ pub(crate) enum ItemKind {
 }
 
 impl ItemKind {
-    pub(crate) fn from_word(word: u64) -> Self {
-        match word {
-            1 => Self::Entries,
-            2 => Self::Fields,
-            3 => Self::Borrowed,
-            _ => panic!("a detached index of kind {word:#x}: the image is damaged"),
-        }
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        [Self::Entries, Self::Fields, Self::Borrowed].into_iter().find(|&kind| kind as u64 == word)
     }
 }
 
@@ -98,7 +93,9 @@ impl WriteCtx<'_, '_> {
 
 /// Frees the last bucket of a detached index with its items, and the segment it was the first bucket of. Returns how much work that was.
 fn free_last_bucket(txn: &mut Txn<'_>, directory: Offset, head: &mut DirectoryHead) -> usize {
-    let kind = ItemKind::from_word(head.kind);
+    let Some(kind) = ItemKind::from_word(head.kind) else {
+        panic!("a detached index of kind {:#x}: the image is damaged", head.kind)
+    };
     let (segment, within) = segment_of(head.buckets - 1);
     let segment_at = Offset::new(txn.peek(segment_ref(directory, segment)));
     let mut work = 1;
@@ -109,7 +106,7 @@ fn free_last_bucket(txn: &mut Txn<'_>, directory: Offset, head: &mut DirectoryHe
             free_item(txn, head, kind, Slot(word).item());
             work += 1;
         }
-        let next = Offset::new(bucket[LINK]);
+        let next = next_of(&bucket);
         if bucket_at != segment_at.add(within * BUCKET_LEN) {
             txn.free(bucket_at);
         }

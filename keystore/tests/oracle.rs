@@ -2,6 +2,7 @@
 //!
 //! Needs a `redis-server` 7.0 in the path; without one the tests say so and pass.
 
+#[expect(dead_code, reason = "not every helper is needed here")]
 mod support;
 
 use std::io::{Read, Write};

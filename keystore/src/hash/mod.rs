@@ -24,7 +24,7 @@ struct FieldHead {
     value_len: u32,
 }
 
-const FIELD_HEAD: u64 = size_of::<FieldHead>() as u64;
+pub(crate) const FIELD_HEAD: u64 = size_of::<FieldHead>() as u64;
 const _: () = assert!(size_of::<FieldHead>() == 8);
 /// Blocks up to this length are not given up for a shorter value.
 const SMALL_FIELD: u64 = 128;
@@ -40,6 +40,10 @@ impl Kind for Fields {
 
     fn is(view: &View, at: Offset, key: &[u8]) -> bool {
         field_of(view, at) == key
+    }
+
+    fn same(view: &View, first: Offset, second: Offset) -> bool {
+        field_of(view, first) == field_of(view, second)
     }
 }
 

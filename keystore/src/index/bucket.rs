@@ -15,6 +15,24 @@ pub(crate) const BUCKET_LEN: u64 = 64;
 /// A bucket as words: seven slots and a link.
 pub(crate) type Bucket = [u64; 8];
 
+/// In the word that links: a bit that means nothing and only changes (see [`touch`]).
+const TOUCHED: u64 = 1;
+
+/// The next bucket of the chain, or null.
+#[inline]
+pub(crate) fn next_of(bucket: &Bucket) -> Offset {
+    Offset::new(bucket[LINK] & !15)
+}
+
+/// The bucket with another link word that means the same.
+///
+/// A reader depends on the last transaction that wrote to what it has read (I7), and one who finds nothing has read a bucket and nothing else. If a
+/// split or merge gives keys another home without storing a slot there, a key whose removal is not committed yet would be missing without
+/// anybody depending on that removal. So the new home is written to, whatever happens.
+pub(crate) fn touch(bucket: &mut Bucket) {
+    bucket[LINK] ^= TOUCHED;
+}
+
 const TAG_BITS: u32 = 20;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 /// The tag holds the hash's bits from here on. Lower means that small tables split without touching items, higher that big tables tell
@@ -85,7 +103,7 @@ pub(crate) fn add(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) -> Result<()
             txn.put(at.add(8 * free as u64), &slot.0);
             return Ok(());
         }
-        if bucket[LINK] == 0 {
+        if next_of(&bucket).is_null() {
             let overflow_at = txn.alloc(BUCKET_LEN as usize)?;
             let mut overflow: Bucket = [0; 8];
             overflow[0] = slot.0;
@@ -93,7 +111,7 @@ pub(crate) fn add(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) -> Result<()
             txn.put(at.add(8 * LINK as u64), &overflow_at.get());
             return Ok(());
         }
-        at = Offset::new(bucket[LINK]);
+        at = next_of(&bucket);
     }
 }
 
@@ -149,20 +167,20 @@ impl Gathered {
             for &word in bucket[..SLOTS].iter().filter(|&&word| word != 0) {
                 gathered.push(Slot(word));
             }
-            if bucket[LINK] == 0 {
+            at = next_of(&bucket);
+            if at.is_null() {
                 return gathered;
             }
-            at = Offset::new(bucket[LINK]);
         }
     }
 }
 
 /// Frees the overflow buckets that hang on the bucket at `bucket_at`; the link itself is the caller's to write.
 pub(crate) fn free_overflow(txn: &mut Txn<'_>, bucket: &Bucket) {
-    let mut next = bucket[LINK];
-    while next != 0 {
-        let at = Offset::new(next);
-        next = txn.peek(at.add(8 * LINK as u64));
+    let mut at = next_of(bucket);
+    while !at.is_null() {
+        let next = next_of(&txn.peek(at));
         txn.free(at);
+        at = next;
     }
 }

@@ -19,7 +19,7 @@
 //! directory  next u64 | kind u64 | buckets u64 | count u64      used by `reclaim` once the index is detached
 //!            segment offset u64 x capacity
 //! segment    bucket x 16, 16, 32, 64, … 2048, then 4096 each
-//! bucket     slot u64 x 7 | link u64                            link: offset of an overflow bucket, or 0
+//! bucket     slot u64 x 7 | link u64                            link: offset of an overflow bucket, or 0; the lowest bit is noise
 //! slot       item offset / 16 in the upper 44 bits | tag, bits 14..34 of the hash, in the lower 20; 0 is empty
 //! ```
 //!
@@ -47,10 +47,10 @@ use std::marker::PhantomData;
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub(crate) use bucket::{BUCKET_LEN, Bucket, LINK, SLOTS, Slot};
+pub(crate) use bucket::{BUCKET_LEN, Bucket, SLOTS, Slot, next_of};
 pub use cursor::Cursor;
 pub(crate) use resize::{DirectoryHead, segment_of, segment_ref};
-pub use walk::IndexFault;
+pub(crate) use walk::Detached;
 
 /// What an index holds: how to hash an item that is already there, and how to tell whether it is the one looked for.
 pub trait Kind: Copy {
@@ -58,6 +58,8 @@ pub trait Kind: Copy {
     fn hash_of(view: &View, seed: u64, at: Offset) -> u64;
     /// Whether the item at `at` has this key.
     fn is(view: &View, at: Offset, key: &[u8]) -> bool;
+    /// Whether two items have the same key.
+    fn same(view: &View, first: Offset, second: Offset) -> bool;
     /// Asks for the item's cache line.
     fn prefetch(view: &View, at: Offset) {
         view.prefetch(at);
@@ -181,11 +183,11 @@ impl<K: Kind> Index<K> {
                     return Some(Found { item: Slot(word).item(), slot_at, bucket_at, parent_at });
                 }
             }
-            if bucket[LINK] == 0 {
+            let next = next_of(&bucket);
+            if next.is_null() {
                 return None;
             }
-            parent_at = bucket_at;
-            bucket_at = Offset::new(bucket[LINK]);
+            (parent_at, bucket_at) = (bucket_at, next);
         }
     }
 

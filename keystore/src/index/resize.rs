@@ -6,7 +6,7 @@
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::bucket::{self, BUCKET_LEN, Bucket, Gathered, LINK, SLOTS, Slot};
+use super::bucket::{self, BUCKET_LEN, Bucket, Gathered, LINK, SLOTS, Slot, next_of};
 use super::{BUCKETS_AT, Index, Kind, Root};
 
 /// Buckets in the first segment; an index with items never has fewer.
@@ -113,7 +113,7 @@ impl<K: Kind> Index<K> {
         let from_at = bucket_at(txn, &root, number - (1 << level));
         let to_at = bucket_at(txn, &root, number);
         let from: Bucket = txn.peek(from_at);
-        if from[LINK] == 0 {
+        if next_of(&from).is_null() {
             let (mut stay, mut go) = (from, [0; 8]);
             let mut gone = 0;
             for word in stay[..SLOTS].iter_mut().filter(|word| **word != 0) {
@@ -121,6 +121,9 @@ impl<K: Kind> Index<K> {
                     go[gone] = std::mem::take(word);
                     gone += 1;
                 }
+            }
+            if gone == 0 {
+                bucket::touch(&mut go);
             }
             bucket::rewrite(txn, from_at, &from, &stay);
             bucket::rewrite(txn, to_at, &[0; 8], &go);
@@ -131,6 +134,9 @@ impl<K: Kind> Index<K> {
             if self.hash_bit(txn, slot, level) { go.push(slot) } else { stay.push(slot) }
         }
         write_chain(txn, from_at, &stay)?;
+        if go.len() == 0 {
+            touch_at(txn, to_at);
+        }
         write_chain(txn, to_at, &go)
     }
 
@@ -140,8 +146,12 @@ impl<K: Kind> Index<K> {
         let into = last - (1 << last.ilog2());
         let last_at = bucket_at(txn, &root, last);
         let into_at = bucket_at(txn, &root, into);
-        for slot in Gathered::chain(txn, last_at).iter() {
+        let moved = Gathered::chain(txn, last_at);
+        for slot in moved.iter() {
             bucket::add(txn, into_at, slot)?;
+        }
+        if moved.len() == 0 {
+            touch_at(txn, into_at);
         }
         let (segment, within) = segment_of(last);
         let old: Bucket = txn.peek(last_at);
@@ -185,6 +195,13 @@ impl<K: Kind> Index<K> {
     }
 }
 
+fn touch_at(txn: &mut Txn<'_>, at: Offset) {
+    let old: Bucket = txn.peek(at);
+    let mut new = old;
+    bucket::touch(&mut new);
+    bucket::rewrite(txn, at, &old, &new);
+}
+
 fn new_segment(txn: &mut Txn<'_>, segment: u64) -> Result<Offset, HeapError> {
     let len = (segment_buckets(segment) * BUCKET_LEN) as usize;
     let at = txn.alloc(len)?;
@@ -206,7 +223,9 @@ fn write_chain(txn: &mut Txn<'_>, at: Offset, slots: &Gathered) -> Result<(), He
         slots_left -= slots_left.min(SLOTS);
         if slots_left == 0 {
             bucket::free_overflow(txn, &old);
-        } else if old[LINK] != 0 {
+            // What is left of the link is its noise, which a touch before this call may have changed.
+            new[LINK] = old[LINK] & 15;
+        } else if !next_of(&old).is_null() {
             new[LINK] = old[LINK];
         } else {
             let overflow_at = txn.alloc(BUCKET_LEN as usize)?;
@@ -217,6 +236,6 @@ fn write_chain(txn: &mut Txn<'_>, at: Offset, slots: &Gathered) -> Result<(), He
         if slots_left == 0 {
             return Ok(());
         }
-        at = Offset::new(new[LINK]);
+        at = next_of(&new);
     }
 }

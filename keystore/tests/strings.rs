@@ -1,4 +1,5 @@
 //! The way of a string from `SET` to `GET`.
+#[expect(dead_code, reason = "not every helper is needed here")]
 mod support;
 use support::Store;
 
