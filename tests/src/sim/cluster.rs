@@ -1,0 +1,794 @@
+//! The cluster: nodes, what is under way between them, the operator, and the faults.
+//!
+//! One step is one thing that happens somewhere: a node does a piece of its work, some bytes arrive, time passes, a link
+//! is cut, a machine loses its power, the operator promotes a follower. After each, every node is held against the
+//! oracle.
+
+use std::sync::Arc;
+
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_core::recover;
+use farkeep_fabric::tcp::{self, Agent};
+use farkeep_fabric::{FabricKind, LogWindow, RemoteWindow, sim};
+use farkeep_follower::{Action, JoinError};
+use farkeep_leader::{Action as LeaderAction, Join, Peer, ship};
+use farkeep_proto::control::{self, Body, Hello, Refuse};
+
+use super::node::{Channel, Conn, Leading, Node, Plan, Role};
+use super::oracle::Oracle;
+use super::rng::Rng;
+use super::wire::{WireEnd, wire};
+
+/// A data channel that has not reached the leader yet.
+struct Arrival {
+    leader: usize,
+    session: u64,
+    remote: Box<dyn RemoteWindow>,
+}
+
+/// How the run went, for the curious.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Writes acknowledged to clients.
+    pub acknowledged: u64,
+    /// Reigns begun.
+    pub reigns: u64,
+    /// Crashes and kills.
+    pub crashes: u64,
+    /// Sessions opened.
+    pub sessions: u64,
+    /// Nodes that could not join at the end because the log no longer reached back.
+    pub left_behind: u64,
+    /// How far the stream got.
+    pub committed: u64,
+}
+
+/// Everything there is.
+#[expect(missing_debug_implementations, reason = "a failure shows the nodes' summaries")]
+pub struct Cluster {
+    rng: Rng,
+    now_ms: u64,
+    plan: Plan,
+    nodes: Vec<Node>,
+    arrivals: Vec<Arrival>,
+    /// Whom the operator believes to be the leader.
+    leader: usize,
+    /// Pairs of nodes that cannot reach each other until then.
+    partitions: Vec<(usize, usize, u64)>,
+    oracle: Oracle,
+    report: Report,
+    calm: bool,
+    trace: bool,
+}
+
+impl Cluster {
+    /// A cluster of `count` nodes, of which the first leads a new dataset.
+    pub fn new(mut rng: Rng, plan: Plan, count: usize, trace: bool) -> Self {
+        let nodes = (0..count).map(|index| Node::new(index, &plan)).collect();
+        let mut oracle = Oracle::default();
+        let mut cluster = Self {
+            now_ms: 0,
+            plan,
+            nodes,
+            arrivals: Vec::new(),
+            leader: 0,
+            partitions: Vec::new(),
+            report: Report::default(),
+            calm: false,
+            trace,
+            rng: rng.clone(),
+            oracle: Oracle::default(),
+        };
+        cluster.nodes[0].lead(Epoch::ZERO, Lsn::ZERO, &mut rng, &mut oracle);
+        for node in &mut cluster.nodes[1..] {
+            node.follow(0, 0, &mut rng, &mut oracle);
+        }
+        cluster.oracle = oracle;
+        cluster.rng = rng;
+        cluster.report.reigns = 1;
+        cluster
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:6} {}", self.now_ms, what());
+        }
+    }
+
+    /// Lets something happen.
+    pub fn step(&mut self) {
+        let node = self.rng.index(self.nodes.len());
+        if !self.calm && self.rng.below(1000) < self.plan.faults_per_mille {
+            self.trouble(node);
+        } else {
+            match self.rng.below(10) {
+                // The leader has the most to do.
+                0 => self.turn(self.leader),
+                1..4 => self.turn(node),
+                4..7 => self.deliver(),
+                7 => self.scan(node),
+                8 => {
+                    self.nodes[node].checkpoint(&mut self.rng);
+                    self.crash_if_dark(node);
+                }
+                _ => self.pass_time(),
+            }
+        }
+        for index in 0..self.nodes.len() {
+            self.crash_if_dark(index);
+            self.nodes[index].examine(&mut self.oracle);
+        }
+    }
+
+    /// Something goes wrong, or the operator does something about it.
+    fn trouble(&mut self, node: usize) {
+        match self.rng.below(10) {
+            0..2 => self.cut(),
+            2..4 => self.fault(node),
+            4 => self.failover(),
+            5 => self.nodes[node].light_fuse_if_up(&mut self.rng),
+            6 => {
+                let (a, b) = (node, self.rng.index(self.nodes.len()));
+                let until = self.now_ms + self.rng.below(6000);
+                self.say(|| format!("nodes {a} and {b} are cut off from each other until {until}"));
+                self.partitions.push((a, b, until));
+                self.cut_between(a, b);
+            }
+            7 => self.outbid(),
+            _ => self.restart(node),
+        }
+    }
+
+    fn reachable(&self, a: usize, b: usize) -> bool {
+        let now = self.now_ms;
+        a == b
+            || !self
+                .partitions
+                .iter()
+                .any(|&(x, y, until)| now < until && ((a, b) == (x, y) || (a, b) == (y, x)))
+    }
+
+    fn pass_time(&mut self) {
+        self.now_ms += match self.rng.below(20) {
+            0 => self.rng.between(500, 4000),
+            1..5 => self.rng.between(50, 300),
+            _ => self.rng.between(1, 30),
+        };
+        let now = self.now_ms;
+        self.partitions.retain(|&(_, _, until)| now < until);
+        for index in 0..self.nodes.len() {
+            match &mut self.nodes[index].role {
+                Role::Down => {}
+                Role::Leading(leading) => {
+                    for action in leading.machine.tick(now) {
+                        match action {
+                            LeaderAction::Send(id, body) => {
+                                if let Some(conn) = leading.conns.iter().find(|conn| conn.id == Some(id)) {
+                                    send(&conn.control, body);
+                                }
+                            }
+                            LeaderAction::Dropped(id, _) => leading.conns.retain(|conn| {
+                                if conn.id == Some(id) {
+                                    conn.control.cut();
+                                }
+                                conn.id != Some(id)
+                            }),
+                        }
+                    }
+                }
+                Role::Following(following) => {
+                    let actions = following.machine.tick(now);
+                    self.carry_out(index, actions);
+                }
+            }
+        }
+    }
+
+    /// A node does a piece of its work.
+    fn turn(&mut self, index: usize) {
+        match self.nodes[index].role {
+            Role::Down => {}
+            Role::Leading(_) => self.leader_turn(index),
+            Role::Following(_) => self.follower_turn(index),
+        }
+    }
+
+    fn leader_turn(&mut self, index: usize) {
+        self.answer_followers(index);
+        if !self.nodes[index].leads() {
+            return;
+        }
+        let now = self.now_ms;
+        self.collect(index);
+        self.nodes[index].work(now, &mut self.rng, &mut self.oracle);
+        if self.nodes[index].dark() {
+            return self.crash_if_dark(index);
+        }
+        // What is committed is known to the oracle before anybody else can learn it.
+        self.nodes[index].examine(&mut self.oracle);
+        let log = self.nodes[index].memory();
+        let Role::Leading(leading) = &mut self.nodes[index].role else { return };
+        let Leading { machine, conns, held, .. } = &mut **leading;
+        conns.retain_mut(|conn| {
+            let (Some(id), Some(remote)) = (conn.id, &mut conn.remote) else { return true };
+            let pumped = ship::pump(machine, id, &mut **remote, &log);
+            if pumped.is_err() {
+                machine.leave(id);
+                conn.control.cut();
+            }
+            pumped.is_ok()
+        });
+        let acknowledged = &mut self.oracle.acknowledged;
+        held.release(machine.committed(), |_| *acknowledged += 1);
+    }
+
+    /// A leader takes the completions that have arrived.
+    fn collect(&mut self, index: usize) {
+        let now = self.now_ms;
+        let Role::Leading(leading) = &mut self.nodes[index].role else { return };
+        let Leading { machine, conns, .. } = &mut **leading;
+        let mut done = Vec::new();
+        let mut lost = None;
+        conns.retain_mut(|conn| {
+            let (Some(id), Some(remote)) = (conn.id, &mut conn.remote) else { return true };
+            match ship::collect(machine, now, id, &mut **remote, &mut done) {
+                Ok(()) => true,
+                Err(error) => {
+                    if !matches!(error, farkeep_leader::LeaderError::Fabric(_)) {
+                        lost = Some(format!("node {}: {error}", conn.peer));
+                    }
+                    machine.leave(id);
+                    conn.control.cut();
+                    false
+                }
+            }
+        });
+        assert_eq!(lost, None, "a follower broke the protocol");
+    }
+
+    /// A leader reads its control channels.
+    fn answer_followers(&mut self, index: usize) {
+        let now = self.now_ms;
+        let mut renew = None;
+        let mut arrived: Vec<Arrival> = Vec::new();
+        let (here, rest) = self.arrivals.drain(..).partition(|arrival| arrival.leader == index);
+        self.arrivals = rest;
+        arrived.extend::<Vec<Arrival>>(here);
+        let Role::Leading(leading) = &mut self.nodes[index].role else { return };
+        let Leading { machine, conns, .. } = &mut **leading;
+        for arrival in arrived {
+            if let Some(conn) =
+                conns.iter_mut().find(|conn| conn.id.is_some_and(|id| id.session() == arrival.session))
+            {
+                conn.remote = Some(arrival.remote);
+            }
+        }
+        let mut replaced = None;
+        for conn in conns.iter_mut() {
+            conn.inbox.extend(conn.control.take(4096));
+            while let Some((envelope, consumed)) =
+                control::decode(&conn.inbox).expect("nobody garbles messages")
+            {
+                conn.inbox.drain(..consumed);
+                match envelope.body {
+                    Some(Body::Hello(hello)) => {
+                        let peer =
+                            Peer { address: "sim".into(), fabrics: vec![FabricKind::Sim, FabricKind::Tcp] };
+                        renew = renew.max(join(machine, now, &hello, &peer, conn, &mut replaced));
+                    }
+                    Some(Body::Ready(ready)) if conn.id.is_some_and(|id| id.session() == ready.session) => {
+                        conn.ready = true;
+                    }
+                    Some(Body::Status(status))
+                        if conn.id.is_some_and(|id| id.session() == status.session) =>
+                    {
+                        // The session may have been dropped meanwhile.
+                        let _ = machine.status(now, conn.id.expect("just looked"), &status);
+                    }
+                    Some(Body::Goodbye(_)) => conn.control.cut(),
+                    _ => {}
+                }
+            }
+            if let (Some(id), true, true) = (conn.id, conn.ready, conn.remote.is_some())
+                && machine.follower(id).is_some_and(|follower| !follower.in_reach())
+            {
+                machine.ready(now, id).expect("the session is there");
+                self.report.sessions += 1;
+            }
+        }
+        conns.retain(|conn| {
+            let over = conn.control.is_over() || conn.id.is_some_and(|id| replaced == Some(id));
+            if let Some(id) = conn.id
+                && over
+            {
+                machine.leave(id);
+            }
+            !over
+        });
+        if let Some(above) = renew {
+            let known = machine.committed();
+            self.say(|| format!("leader {index} begins a reign above epoch {above}"));
+            self.renew(index, above, known);
+        }
+    }
+
+    fn follower_turn(&mut self, index: usize) {
+        let now = self.now_ms;
+        let Role::Following(following) = &mut self.nodes[index].role else { return };
+        let Some(control) = &following.control else { return };
+        following.inbox.extend(control.take(4096));
+        if control.is_over() && following.inbox.is_empty() {
+            let actions = following.machine.disconnected(now, "the control channel is cut");
+            return self.carry_out(index, actions);
+        }
+        loop {
+            let Role::Following(following) = &mut self.nodes[index].role else { return };
+            let decoded = control::decode(&following.inbox).expect("nobody garbles messages");
+            let Some((envelope, consumed)) = decoded else { break };
+            following.inbox.drain(..consumed);
+            let actions = following.machine.message(now, envelope.body);
+            self.carry_out(index, actions);
+        }
+        let Role::Following(following) = &mut self.nodes[index].role else { return };
+        if following.control.as_ref().is_some_and(WireEnd::is_over) {
+            let actions = following.machine.disconnected(now, "the control channel is cut");
+            self.carry_out(index, actions);
+        }
+    }
+
+    /// Does what a follower's machine says, as far as the power lasts.
+    fn carry_out(&mut self, index: usize, actions: Vec<Action>) {
+        let now = self.now_ms;
+        for action in actions {
+            if self.nodes[index].dark() {
+                return self.crash_if_dark(index);
+            }
+            if self.trace && !matches!(action, Action::Send(Body::Status(_)) | Action::Connect) {
+                self.say(|| format!("node {index}: {action:?}"));
+            }
+            let Role::Following(following) = &mut self.nodes[index].role else { return };
+            match action {
+                Action::Connect => {
+                    let target = following.target;
+                    let Some((ours, theirs)) = self.connect(index, target) else {
+                        let Role::Following(following) = &mut self.nodes[index].role else { return };
+                        let more = following.machine.disconnected(now, "nobody there");
+                        self.carry_out(index, more);
+                        continue;
+                    };
+                    if let Role::Leading(leading) = &mut self.nodes[target].role {
+                        let conn = Conn {
+                            peer: index,
+                            control: theirs,
+                            inbox: Vec::new(),
+                            id: None,
+                            ready: false,
+                            remote: None,
+                        };
+                        leading.conns.push(conn);
+                    }
+                    let Role::Following(following) = &mut self.nodes[index].role else { return };
+                    following.control = Some(ours);
+                    following.inbox.clear();
+                    let more = following.machine.connected(now);
+                    self.carry_out(index, more);
+                }
+                Action::Send(body) => {
+                    if let Some(control) = &following.control {
+                        send(control, body);
+                    }
+                }
+                Action::Disconnect => {
+                    if let Some(control) = following.control.take() {
+                        control.cut();
+                    }
+                    following.inbox.clear();
+                }
+                Action::CloseWindow => close(following.channel.take()),
+                Action::Promise(epoch) => {
+                    recover::promise(self.nodes[index].pool().log(), epoch).expect("promises rise");
+                }
+                Action::Adopt { dataset_id, ring_len, segment_len } => {
+                    self.nodes[index].adopt(dataset_id, ring_len, segment_len);
+                }
+                Action::Rejoin { end, history } => self.nodes[index].rejoin(end, &history, &mut self.oracle),
+                Action::OpenWindow { session, fabric } => {
+                    let target = following.target;
+                    let window_len = self.nodes[index].pool().log().window_len();
+                    let (remote, channel): (Box<dyn RemoteWindow>, _) = match fabric {
+                        FabricKind::Tcp => {
+                            let (ours, theirs) = wire();
+                            (Box::new(tcp::Remote::new(theirs)), Channel::Tcp(ours, Agent::new(window_len)))
+                        }
+                        _ => {
+                            let (remote, far) = sim::link();
+                            (Box::new(remote), Channel::OneSided(far))
+                        }
+                    };
+                    let Role::Following(following) = &mut self.nodes[index].role else { return };
+                    following.channel = Some(channel);
+                    self.arrivals.push(Arrival { leader: target, session, remote });
+                }
+                Action::JoinFailed(_) | Action::SessionLost(_) => {}
+            }
+        }
+        self.crash_if_dark(index);
+    }
+
+    fn connect(&self, from: usize, to: usize) -> Option<(WireEnd, WireEnd)> {
+        (self.reachable(from, to) && self.nodes[to].leads()).then(wire)
+    }
+
+    /// Some bytes arrive somewhere.
+    fn deliver(&mut self) {
+        let index = self.rng.index(self.nodes.len());
+        let count = match self.rng.below(4) {
+            0 => self.rng.between(1, 40) as usize,
+            1 => self.rng.between(40, 2000) as usize,
+            _ => usize::MAX,
+        };
+        match &mut self.nodes[index].role {
+            Role::Down => {}
+            Role::Leading(leading) => {
+                for conn in &leading.conns {
+                    if self.rng.chance(70) {
+                        conn.control.arrive(count);
+                    }
+                }
+            }
+            Role::Following(following) => {
+                if let Some(control) = &following.control
+                    && self.rng.chance(50)
+                {
+                    control.arrive(count);
+                }
+                self.deliver_data(index, count);
+            }
+        }
+        // Acknowledgements travel as well: the other ends of the followers' data channels.
+        for node in &mut self.nodes {
+            if let Role::Following(following) = &mut node.role {
+                match &mut following.channel {
+                    Some(Channel::Tcp(wire, _)) if self.rng.chance(50) => wire.arrive_at_peer(count),
+                    Some(Channel::OneSided(far)) if self.rng.chance(50) => {
+                        far.complete(self.rng.below(3) as usize);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn deliver_data(&mut self, index: usize, count: usize) {
+        let log = Arc::clone(self.nodes[index].pool().log());
+        let mut window = LogWindow::new(log);
+        let Role::Following(following) = &mut self.nodes[index].role else { return };
+        match &mut following.channel {
+            None => {}
+            Some(Channel::OneSided(far)) => {
+                far.deliver(&mut window, count).expect("a double's persist");
+            }
+            Some(Channel::Tcp(wire, agent)) => {
+                wire.arrive(count);
+                let bytes = wire.take(usize::MAX);
+                agent.feed(&bytes, &mut window).expect("a leader keeps to the protocol");
+                if agent.persist(&mut window).expect("a double's persist") {
+                    self.nodes[index].scan();
+                    if self.nodes[index].dark() {
+                        return self.crash_if_dark(index);
+                    }
+                    let Role::Following(following) = &mut self.nodes[index].role else { return };
+                    let reported = following.machine.progress().reported();
+                    if let Some(Channel::Tcp(wire, agent)) = &mut following.channel
+                        && let Some(ack) = agent.acknowledge(reported)
+                    {
+                        wire.send_all(&ack);
+                    }
+                    following.machine.heard(self.now_ms);
+                }
+            }
+        }
+    }
+
+    fn scan(&mut self, index: usize) {
+        // A tcp follower's bytes are persistent only when its agent has said so.
+        if let Role::Following(following) = &self.nodes[index].role
+            && matches!(following.channel, Some(Channel::OneSided(_)))
+        {
+            self.nodes[index].scan();
+            self.crash_if_dark(index);
+        }
+    }
+
+    fn cut(&mut self) {
+        let (a, b) = (self.rng.index(self.nodes.len()), self.rng.index(self.nodes.len()));
+        self.cut_between(a, b);
+    }
+
+    fn cut_between(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            if let Role::Following(following) = &mut self.nodes[from].role
+                && following.target == to
+            {
+                if let Some(control) = &following.control {
+                    control.cut();
+                }
+                match &mut following.channel {
+                    Some(Channel::Tcp(wire, _)) => wire.cut(),
+                    Some(Channel::OneSided(far)) => far.cut(),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn crash_if_dark(&mut self, index: usize) {
+        if self.nodes[index].dark() {
+            self.say(|| format!("node {index} loses its power in the middle of something"));
+            self.unplug(index);
+            self.nodes[index].power_cut(&mut self.rng, &mut self.oracle);
+            self.report.crashes += 1;
+        }
+    }
+
+    /// The node's connections end with it.
+    fn unplug(&mut self, index: usize) {
+        match &mut self.nodes[index].role {
+            Role::Down => {}
+            Role::Leading(leading) => leading.conns.iter().for_each(|conn| conn.control.cut()),
+            Role::Following(following) => {
+                if let Some(control) = following.control.take() {
+                    control.cut();
+                }
+                close(following.channel.take());
+            }
+        }
+        for node in &mut self.nodes {
+            if let Role::Following(following) = &mut node.role
+                && following.target == index
+            {
+                match &mut following.channel {
+                    Some(Channel::Tcp(wire, _)) => wire.cut(),
+                    Some(Channel::OneSided(far)) => far.cut(),
+                    None => {}
+                }
+            }
+        }
+        self.arrivals.retain(|arrival| arrival.leader != index);
+    }
+
+    fn fault(&mut self, index: usize) {
+        if !self.nodes[index].is_up() {
+            return;
+        }
+        self.unplug(index);
+        self.report.crashes += 1;
+        if self.rng.chance(70) {
+            self.say(|| format!("node {index} loses its power"));
+            self.nodes[index].power_cut(&mut self.rng, &mut self.oracle);
+        } else {
+            self.say(|| format!("node {index} is killed"));
+            self.nodes[index].kill(&mut self.oracle);
+        }
+    }
+
+    /// A node that is down comes back in the role the operator knows it in; a zombie may learn that it is one.
+    fn restart(&mut self, index: usize) {
+        if self.nodes[index].is_up() && (index == self.leader || !self.nodes[index].leads()) {
+            return;
+        }
+        if self.nodes[index].leads() {
+            self.say(|| format!("node {index} hears that it leads no more"));
+            self.unplug(index);
+            self.nodes[index].kill(&mut self.oracle);
+        }
+        if !self.calm && self.rng.chance(20) {
+            let after = self.rng.below(12);
+            self.nodes[index].light_fuse(after);
+        }
+        if index == self.leader {
+            self.say(|| format!("node {index} restarts and leads"));
+            self.report.reigns += 1;
+            self.nodes[index].lead(Epoch::ZERO, Lsn::ZERO, &mut self.rng, &mut self.oracle);
+        } else {
+            self.say(|| format!("node {index} restarts and follows {}", self.leader));
+            self.nodes[index].follow(self.leader, self.now_ms, &mut self.rng, &mut self.oracle);
+        }
+    }
+
+    /// The operator takes the lead from a leader that is down, or believed to be, and gives it to the most advanced of
+    /// the others, if there are enough of them to be sure who that is.
+    fn failover(&mut self) {
+        let old = self.leader;
+        if self.nodes[old].leads() && self.rng.chance(50) {
+            return;
+        }
+        let sync = self.plan.leader.sync_followers;
+        let candidates: Vec<usize> = (0..self.nodes.len())
+            .filter(|&index| index != old && matches!(self.nodes[index].role, Role::Following(_)))
+            .collect();
+        // Any n - k + 1 of the n + 1 nodes hold what is on k followers and was on the leader.
+        if sync == 0 || candidates.len() < self.nodes.len() - 1 - sync + 1 {
+            return;
+        }
+        let next = |node: &Node| match &node.role {
+            Role::Following(following) => following.machine.next_epoch(),
+            _ => Epoch::ZERO,
+        };
+        let epoch =
+            candidates.iter().map(|&index| next(&self.nodes[index])).max().expect("there are candidates");
+        for &index in &candidates {
+            let Role::Following(following) = &mut self.nodes[index].role else { unreachable!("as filtered") };
+            let actions = following.machine.fence(epoch).expect("above all promises");
+            self.carry_out(index, actions);
+            if !self.nodes[index].is_up() {
+                return self.follow_again(&candidates);
+            }
+            self.nodes[index].scan();
+            if self.nodes[index].dark() {
+                self.crash_if_dark(index);
+                return self.follow_again(&candidates);
+            }
+        }
+        let best =
+            candidates.iter().copied().max_by_key(|&index| self.nodes[index].rank()).expect("as above");
+        let Role::Following(following) = &self.nodes[best].role else { unreachable!("as filtered") };
+        if following.opened.is_none() {
+            return self.follow_again(&candidates);
+        }
+        let promotion = following.machine.promote().expect("fenced");
+        self.say(|| {
+            format!("node {best} takes over from {old}: {promotion:?} at {:?}", self.nodes[best].rank())
+        });
+        self.nodes[best].role = Role::Down;
+        self.leader = best;
+        self.report.reigns += 1;
+        self.nodes[best].lead(promotion.epoch_min, promotion.committed, &mut self.rng, &mut self.oracle);
+        self.crash_if_dark(best);
+        self.follow_again(&candidates);
+    }
+
+    /// A follower that has promised to a higher epoch than the leader's, which the operator could not know when it was down,
+    /// is refused. The operator, who has made sure that the leader holds all that was acknowledged, has it begin a
+    /// reign above.
+    fn outbid(&mut self) {
+        let leader = self.leader;
+        let Role::Leading(leading) = &self.nodes[leader].role else { return };
+        let (epoch, known) = (leading.machine.epoch(), leading.machine.committed());
+        let promised = |node: &Node| match &node.role {
+            Role::Following(following) => match following.machine.standing().last_error {
+                Some(JoinError::StaleLeader { .. } | JoinError::TwinReign(_)) => following.machine.promised(),
+                Some(JoinError::Refused(text)) if text.contains("superseded") => following.machine.promised(),
+                _ => Epoch::ZERO,
+            },
+            _ => Epoch::ZERO,
+        };
+        let highest = self.nodes.iter().map(promised).max().expect("there are nodes");
+        if highest >= epoch {
+            self.say(|| format!("the operator has node {leader} begin a reign above epoch {highest}"));
+            self.renew(leader, highest, known);
+        }
+    }
+
+    fn renew(&mut self, leader: usize, above: Epoch, known: Lsn) {
+        self.unplug(leader);
+        self.nodes[leader].role = Role::Down;
+        self.oracle.forget(leader);
+        self.report.reigns += 1;
+        self.nodes[leader].lead(above.next(), known, &mut self.rng, &mut self.oracle);
+        self.crash_if_dark(leader);
+    }
+
+    fn follow_again(&mut self, nodes: &[usize]) {
+        let leader = self.leader;
+        for &index in nodes {
+            if let Role::Following(following) = &mut self.nodes[index].role {
+                following.target = leader;
+                let actions = following.machine.follow(self.now_ms);
+                self.carry_out(index, actions);
+            }
+        }
+    }
+
+    /// Ends all faults and waits until the cluster is whole again.
+    pub fn settle(&mut self) -> Report {
+        self.say(|| "all faults end".into());
+        self.calm = true;
+        self.partitions.clear();
+        let mut target = None;
+        for round in 0..40_000 {
+            if round % 50 == 0 {
+                for index in 0..self.nodes.len() {
+                    self.restart(index);
+                }
+                self.outbid();
+            }
+            self.step();
+            let leader = self.leader;
+            if !self.nodes[leader].leads() || round % 20 != 0 {
+                continue;
+            }
+            let joined = self.joined();
+            let Role::Leading(leading) = &self.nodes[leader].role else { continue };
+            let enough = joined >= self.plan.leader.sync_followers;
+            let goal = *target.get_or_insert(leading.machine.appended());
+            let left_behind = self.left_behind();
+            if joined + left_behind + 1 == self.nodes.len() {
+                let Role::Leading(leading) = &self.nodes[leader].role else { continue };
+                if !enough || leading.machine.committed() > goal {
+                    self.report.left_behind = left_behind as u64;
+                    self.report.acknowledged = self.oracle.acknowledged;
+                    self.report.committed = self.oracle.committed_end().get();
+                    return self.report;
+                }
+            }
+        }
+        let states: Vec<_> = self.nodes.iter().map(|node| node.summary()).collect();
+        panic!("the cluster does not come together again; leader {}: {states:#?}", self.leader);
+    }
+
+    /// Followers of the operator's leader that are up to date.
+    fn joined(&self) -> usize {
+        let Role::Leading(leading) = &self.nodes[self.leader].role else { return 0 };
+        leading
+            .machine
+            .followers()
+            .filter(|follower| follower.state == farkeep_leader::FollowerState::Streaming)
+            .count()
+    }
+
+    /// Followers that the leader refuses because it cannot serve them.
+    fn left_behind(&self) -> usize {
+        let refused = |node: &&Node| match &node.role {
+            Role::Following(following) => following
+                .machine
+                .standing()
+                .last_error
+                .is_some_and(|error| error.to_string().contains("no longer reaches back")),
+            _ => false,
+        };
+        self.nodes.iter().filter(refused).count()
+    }
+}
+
+/// Answers a `Hello`; says above which epoch a new reign has to begin, if one has to.
+fn join(
+    machine: &mut farkeep_leader::Leader,
+    now_ms: u64,
+    hello: &Hello,
+    peer: &Peer,
+    conn: &mut Conn,
+    replaced: &mut Option<farkeep_leader::FollowerId>,
+) -> Option<Epoch> {
+    let refuse = |control: &WireEnd, refuse: Refuse| send(control, Body::Refuse(refuse));
+    match machine.join(now_ms, hello, peer) {
+        Join::Accepted { id, welcome, replaces } => {
+            conn.id = Some(id);
+            *replaced = replaces;
+            send(&conn.control, Body::Welcome(welcome));
+            None
+        }
+        Join::Refused(why) => {
+            refuse(&conn.control, why);
+            None
+        }
+        Join::Renew { above, refuse: why } => {
+            refuse(&conn.control, why);
+            Some(above)
+        }
+    }
+}
+
+fn send(control: &WireEnd, body: Body) {
+    let mut bytes = Vec::new();
+    control::encode(body, &mut bytes);
+    control.send_all(&bytes);
+}
+
+fn close(channel: Option<Channel>) {
+    match channel {
+        Some(Channel::Tcp(wire, _)) => wire.cut(),
+        Some(Channel::OneSided(mut far)) => far.cut(),
+        None => {}
+    }
+}
