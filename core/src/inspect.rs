@@ -2,7 +2,7 @@
 //!
 //! Inspection maps the log read-only, takes no lock and changes nothing, so it may look at a pool that a node is
 //! using; what it says about the end of the log is then already past. It looks at the log alone: what is in the image
-//! is for those to check who know its structures.
+//! is for those to check who know its structures. For them there is [`contents`], of a pool that they have opened.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -10,12 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::heap::{Heap, ImageSource};
 use crate::log::ring::LogMap;
 use crate::log::{LogState, Stop};
 use crate::pmem::domain::{Durability, Persistence, dax_device, detect};
+use crate::pmem::image::Image;
 use crate::pmem::map::Region;
-use crate::pool::{PoolError, check_length, hex, lock_holder, read_identity};
-use crate::recover::{Survey, survey};
+use crate::pmem::mem::Mem;
+use crate::pool::{Pool, PoolError, check_length, hex, lock_holder, read_identity};
+use crate::recover::{RecoverError, Survey, redo_uncommitted, survey};
 
 /// What a look at a pool has found.
 #[derive(Debug)]
@@ -162,6 +165,47 @@ pub fn inspect(path: &Path, log_path: Option<&Path>) -> Result<Report, PoolError
         image_persistence,
         log_path,
     })
+}
+
+/// All that the pool holds durably, as a leader would serve it: the image, and on top of it, in memory only, what the log
+/// has behind the checkpoint. Neither file is stored to.
+///
+/// # Errors
+/// When the image is not one, or the log does not fit to it.
+pub fn contents(pool: &Pool) -> Result<Heap, RecoverError> {
+    let log = pool.log();
+    let state = log.state();
+    let mut heap = Heap::open(Arc::new(FixedImage(Arc::clone(pool.image()))), state.image_len)?;
+    redo_uncommitted(log, &mut heap, state.checkpoint, survey(log).end.lsn)?;
+    Ok(heap)
+}
+
+/// An image that is looked at. A transaction that grew the image had allocated the space before its record was appended, so
+/// an image that would have to grow now has been cut.
+#[derive(Debug)]
+struct FixedImage(Arc<Image>);
+
+impl ImageSource for FixedImage {
+    fn memory(&self) -> Mem {
+        self.0.memory()
+    }
+
+    fn max_len(&self) -> u64 {
+        self.0.max_len()
+    }
+
+    fn grow_to(&self, len: u64) -> io::Result<()> {
+        let found = self.0.allocated();
+        if len <= found {
+            return Ok(());
+        }
+        let text = format!("the image file has {found} bytes, its log says it has grown to {len}");
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+    }
+
+    fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
+        self.0.drop_private(at, len)
+    }
 }
 
 fn io_error<'a>(path: &'a Path, what: &'static str) -> impl Fn(io::Error) -> PoolError + 'a {

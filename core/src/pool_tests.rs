@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use crate::heap::Offset;
-use crate::inspect::inspect;
+use crate::inspect::{contents, inspect};
 use crate::log::Replid;
 use crate::log::ring::LogFileError;
 use crate::lsn::{Epoch, Lsn};
@@ -48,6 +48,25 @@ fn a_pool_in_a_directory_is_there_again_after_reopening() {
         assert_eq!(pool.node_id(), [7; 16]);
         assert_eq!(lead(&pool, 2).heap.view().root(0), Offset::new(50));
     }
+}
+
+#[test]
+fn looking_at_the_contents_shows_what_only_the_log_holds_and_stores_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::open(&small(dir.path())).unwrap();
+    let mut leader = lead(&pool, 1);
+    for number in 1..=50 {
+        put(&mut leader, number, 100);
+        leader.appender.persist();
+    }
+    drop(leader);
+    pool.log().sync().unwrap();
+    let files = || ["image", "log"].map(|name| fs::read(dir.path().join(name)).unwrap());
+    let before = files();
+    let heap = contents(&pool).unwrap();
+    assert_eq!(heap.view().root(0), Offset::new(50));
+    drop(heap);
+    assert!(files() == before, "neither file is stored to");
 }
 
 #[test]

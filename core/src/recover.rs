@@ -296,7 +296,12 @@ fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reig
 }
 
 /// Puts the part of the log that is durable and not known to be committed into the working view.
-fn redo_uncommitted(log: &LogMap, heap: &mut Heap, from: Position, end: Lsn) -> Result<(), RecoverError> {
+pub(crate) fn redo_uncommitted(
+    log: &LogMap,
+    heap: &mut Heap,
+    from: Position,
+    end: Lsn,
+) -> Result<(), RecoverError> {
     let mut scanner = Scanner::new(log, from);
     let mut pending = Vec::new();
     while scanner.position().lsn < end {
