@@ -18,6 +18,7 @@
 //! Savepoints are positions in these lists. They nest, and rolling back to one leaves it usable.
 
 use std::cell::Cell;
+use std::mem;
 use std::ops::Deref;
 
 use zerocopy::{Immutable, IntoBytes};
@@ -38,6 +39,9 @@ const COMPARE_LEN_MAX: usize = 4096;
 const FILL_LEN_MIN: usize = 32;
 /// How many of the latest allocations `init` looks through before it falls back to a store with undo.
 const FRESH_SEARCH_MAX: usize = 8;
+
+/// Buffers are given back after a transaction whose undo log was longer than this.
+const KEPT_UNDO_MAX: usize = 4 << 20;
 
 static ZEROS: [u8; PAGE_LEN as usize] = [0; PAGE_LEN as usize];
 
@@ -68,6 +72,9 @@ impl Scratch {
         self.fresh.clear();
         self.frees.clear();
         self.protected.set(0);
+        if self.undo_bytes.capacity() > KEPT_UNDO_MAX {
+            *self = Scratch { repairs: mem::take(&mut self.repairs), ..Scratch::default() };
+        }
     }
 }
 
@@ -361,7 +368,7 @@ impl<'h> Txn<'h> {
         if scratch.ranges.is_empty() && scratch.frees.is_empty() && scratch.fresh.is_empty() {
             return;
         }
-        let start = std::mem::take(&mut self.heap.scratch.start);
+        let start = mem::take(&mut self.heap.scratch.start);
         self.rollback_to(&start);
         self.heap.scratch.forget();
     }

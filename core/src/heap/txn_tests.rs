@@ -99,6 +99,33 @@ fn savepoints_nest() {
 }
 
 #[test]
+fn a_fill_that_continued_an_earlier_one_is_taken_back_without_it() {
+    let (mut heap, mut log) = formatted(1 << 24);
+    let at = block(&mut heap, &mut log, &[7; 200]);
+    let mut txn = heap.txn();
+    txn.zero(at, 100);
+    let savepoint = txn.savepoint();
+    txn.zero(at.add(100), 100);
+    txn.rollback_to(&savepoint);
+    txn.commit(&mut log).unwrap();
+    assert_eq!(heap.view().bytes(at.add(99), 2), [0, 7]);
+    log.assert_same_bytes(heap.view());
+}
+
+#[test]
+fn a_rollback_leaves_dependencies_as_they_were() {
+    let (mut heap, mut log) = formatted(1 << 24);
+    let at = block(&mut heap, &mut log, &[7; 200]);
+    let end = log.appended();
+    let mut txn = heap.txn();
+    txn.write(at, b"never");
+    drop(txn);
+    heap.view().start_tracking();
+    heap.view().bytes(at, 1);
+    assert_eq!(heap.view().take_dependency(), end);
+}
+
+#[test]
 fn init_after_a_savepoint_into_a_block_allocated_before_it_is_taken_back() {
     let (mut heap, mut log) = formatted(1 << 24);
     let mut txn = heap.txn();

@@ -150,11 +150,11 @@ impl<'v> Check<'v> {
             };
             match desc.kind() {
                 Some(Kind::Extent) => {
-                    self.tail(page, pages, Kind::ExtentTail);
+                    self.rest(page, pages, Kind::ExtentTail);
                     self.extents.insert(page, (pages, false));
                 }
                 Some(Kind::Free) => {
-                    self.tail(page, pages, Kind::FreeTail);
+                    self.rest(page, pages, Kind::FreeTail);
                     if after_free || page + pages == self.top {
                         self.found(offset_of(page), format!("free run of {pages} pages not merged"));
                     }
@@ -179,9 +179,17 @@ impl<'v> Check<'v> {
         }
     }
 
-    fn tail(&mut self, page: u32, pages: u32, kind: Kind) {
+    /// Checks what the descriptors of a run say behind its first page: nothing, but for the last.
+    fn rest(&mut self, page: u32, pages: u32, kind: Kind) {
         if pages == 1 {
             return;
+        }
+        for inside in page + 1..page + pages - 1 {
+            let desc = self.view.desc(inside);
+            if desc != Desc::default() {
+                let what = format!("page {inside} inside the run at page {page} is {desc:?}");
+                self.found(self.view.desc_at(inside), what);
+            }
         }
         let last = page + pages - 1;
         let desc = self.view.desc(last);
