@@ -3,6 +3,7 @@
 // Image, log and wire are little-endian, and the image is read in place.
 const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
 
+pub mod arbitrary;
 pub mod heap;
 pub mod inspect;
 pub mod log;

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use crate::arbitrary::{recover_arbitrary, recover_pieces};
 use crate::heap::Offset;
 use crate::inspect::{contents, inspect};
-use crate::log::Replid;
 use crate::log::ring::LogFileError;
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolError, PoolOptions};
-use crate::recover::{LeaderOptions, open_follower, open_leader};
+use crate::recover::open_follower;
 use crate::recover_tests::{lead, options, put};
 
 fn small(path: &Path) -> PoolOptions {
@@ -167,16 +167,6 @@ fn a_follower_takes_over_dataset_and_geometry_of_its_leader_in_a_directory() {
     assert_eq!(open_follower(&pool).unwrap().durable(), Lsn::ZERO);
 }
 
-/// Recovers from whatever bytes a pool's files hold, in both roles. Must not panic: this is what the fuzzer calls.
-fn recover_from(log: &[u8], image: &[u8]) {
-    let double = CrashDouble::holding(log, image).unwrap();
-    let Ok(pool) = Pool::on_double(&double, &options(Domain::Pmem)) else { return };
-    if let Ok(follower) = open_follower(&pool) {
-        drop(follower);
-    }
-    let _ = open_leader(&pool, &LeaderOptions::new(Replid([3; 20]), Some([9; 16])));
-}
-
 /// A pool with some transactions, checkpointed and not.
 fn sample() -> (Vec<u8>, Vec<u8>) {
     let double = CrashDouble::new().unwrap();
@@ -197,12 +187,13 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn recovery_from_flipped_bits_never_panics(
         flips in prop::collection::vec((0usize..4, any::<prop::sample::Index>(), 0u8..8), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
+        mend in any::<bool>(),
     ) {
         let (mut log, image) = sample();
         let ring = log.len() - 4096 - 8 * 4096;
@@ -213,7 +204,16 @@ proptest! {
         if let Some(cut) = cut {
             log.truncate(cut.index(log.len()));
         }
-        recover_from(&log, &image);
+        recover_arbitrary(&log, &image, mend);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn recovery_from_any_pieces_never_panics(data in prop::collection::vec(any::<u8>(), 0..800)) {
+        recover_pieces(&data);
     }
 }
 
