@@ -114,6 +114,23 @@ fn strings(criterion: &mut Criterion) {
             reply.clear();
         });
     });
+    // One key, in the caches: what is left is instructions.
+    group.bench_function("GET of one key", |bencher| {
+        bencher.iter(|| {
+            store.run_into(&[b"GET", &key(1)], &mut reply, true);
+            black_box(&reply);
+            reply.clear();
+        });
+    });
+    group.bench_function("SET of one key", |bencher| {
+        bencher.iter(|| {
+            counter += 1;
+            let mut value = value;
+            value[..8].copy_from_slice(&counter.to_be_bytes());
+            store.run_into(&[b"SET", &key(1), &value], &mut reply, true);
+            reply.clear();
+        });
+    });
     group.bench_function("INCR", |bencher| {
         bencher.iter(|| {
             store.run_into(&[b"INCR", b"counter"], &mut reply, true);

@@ -142,6 +142,8 @@ pub struct Header {
 /// Length of a header in bytes.
 pub const HEADER_LEN: u64 = size_of::<Header>() as u64;
 const _: () = assert!(size_of::<Header>() == 24);
+/// Length of a cache line in bytes.
+const LINE_LEN: u64 = 64;
 /// The block is longer than the header can say.
 pub const CAPACITY_UNKNOWN: u16 = u16::MAX;
 /// Where in an entry the expiry is.
@@ -244,7 +246,15 @@ impl Kind for Keys {
 
     #[inline]
     fn is(view: &View, at: Offset, key: &[u8]) -> bool {
+        // The value is most likely on the next line; it comes while the key is compared.
+        view.prefetch(at.add(LINE_LEN));
         Entry::load(view, at).key(view) == key
+    }
+
+    #[inline]
+    fn prefetch(view: &View, at: Offset) {
+        view.prefetch(at);
+        view.prefetch(at.add(LINE_LEN));
     }
 
     fn same(view: &View, first: Offset, second: Offset) -> bool {
