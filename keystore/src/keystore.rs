@@ -177,6 +177,13 @@ impl Keystore {
         Db::new(self.layout.record_at(view, db), self.layout.seed)
     }
 
+    /// Whether `key` of database `db` is there, but its time has come.
+    pub fn is_expired(&self, view: &View, db: usize, key: &[u8], now_ms: u64) -> bool {
+        let keys = self.db(view, db).keys;
+        let found = keys.find(view, keys.hash(key), key);
+        found.is_some_and(|found| Entry::load(view, found.item).header.is_expired(now_ms))
+    }
+
     /// Number of keys and of keys with an expiry in a database; for INFO and DBSIZE.
     pub fn db_stats(&self, view: &View, db: usize) -> DbStats {
         let indexes = self.db(view, db);

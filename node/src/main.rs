@@ -1,10 +1,28 @@
-//! The `farkeep` binary.
+//! The `farkeep` binary: a node, and the tools for it.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the server that answers COMMAND is not wired up yet"))]
-mod commands {
-    pub mod command;
-}
-#[expect(dead_code, unused_imports, reason = "the server that reads it is not wired up yet")]
+#![forbid(unsafe_code)]
+
+mod cli;
+mod clients;
+mod commands;
 mod config;
+mod engine;
+mod link;
+mod log_writer;
+mod node;
+mod replayer;
+mod replication;
+mod runtime;
+mod stats;
+mod watch;
+mod worker;
 
-fn main() {}
+/// The version of Redis whose behaviour is the reference; tools parse it out of INFO and HELLO.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -24,8 +24,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use file::{ConfigError, Loaded, load};
-pub use rewrite::{rewrite, rewritten};
-pub use set::{Changed, SetError, get, set};
+pub use rewrite::rewrite;
+#[cfg(test)]
+use rewrite::rewritten;
+#[cfg(test)]
+use set::Changed;
+pub use set::{get, set};
 pub use value::MemoryOrPercent;
 
 use value::choice;
@@ -111,6 +115,12 @@ pub struct LeaderAddress {
     pub host: String,
     /// The port of its RESP server.
     pub port: u16,
+}
+
+impl std::fmt::Display for LeaderAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// The classes of connections that have output buffer limits of their own.
@@ -332,12 +342,6 @@ impl Config {
              switch the mode off: CONFIG SET protected-mode no from this host, 'protected-mode no' in the configuration \
              file, or --protected-mode no on the command line.\r\n",
         )
-    }
-
-    /// The value of any directive as `CONFIG GET` prints it.
-    #[must_use]
-    pub fn value_of(&self, name: &str) -> Option<String> {
-        table::find(name).map(|directive| directive.get(self))
     }
 }
 

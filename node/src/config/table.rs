@@ -215,13 +215,15 @@ fn leader_address(config: &Config) -> String {
 }
 
 fn set_replicaof(config: &mut Config, args: &[&str]) -> Result<(), Invalid> {
-    let [host, port] = args else { return Err("wrong number of arguments".into()) };
+    // On a command line the two words may well come as one.
+    let words: Vec<&str> = args.iter().flat_map(|arg| arg.split_ascii_whitespace()).collect();
+    let [host, port] = words[..] else { return Err("wrong number of arguments".into()) };
     if host.eq_ignore_ascii_case("no") && port.eq_ignore_ascii_case("one") {
         config.replicaof = None;
         return Ok(());
     }
     let port = parse_integer(port, 0, 65535).map_err(|_| "Invalid master port")?;
-    config.replicaof = Some(LeaderAddress { host: (*host).to_owned(), port: port as u16 });
+    config.replicaof = Some(LeaderAddress { host: host.to_owned(), port: port as u16 });
     Ok(())
 }
 

@@ -1,0 +1,169 @@
+//! The command line.
+//!
+//! Everything a person sees on a terminal is decided here. A failure is one line on standard error, which says what went wrong, where,
+//! and what to do about it, and the exit code 1.
+
+mod daemon;
+mod demo;
+pub mod log;
+mod pool;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A Redis-compatible store whose every acknowledged write is durable on two machines.
+#[derive(Debug, Parser)]
+#[command(name = "farkeep", version = VERSION, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `farkeep version` says.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (speaks Redis 7.0.15)");
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node: [FILE|-] [--DIRECTIVE VALUE…]…
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArguments),
+    /// Watch writes survive the death of a leader, on this machine, in a few seconds.
+    Demo(demo::DemoArguments),
+    /// Look at a pool that no node is using.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// A configuration file (redis.conf syntax), `-` for standard input, then directives with two dashes before them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE | --DIRECTIVE VALUE")]
+    directives: Vec<OsString>,
+}
+
+const SERVE_HELP: &str = "\
+Directives are those of redis.conf, in the file or as flags; a flag wins. Farkeep's own:
+  pool DIR                            where image and log live (default: ./pool)
+  log PATH                            the log, if not in the pool: a file, or a device such as /dev/dax0.0
+  log-size BYTES                      length of the log's ring (default: 256mb)
+  sync-followers N                    a write is acknowledged once N followers hold it durably
+  on-follower-loss refuse|degrade     with too few followers: refuse writes, or go on alone
+  read-commit yes|no                  whether a read waits until what it read is committed
+  fabric auto|rdma|tcp|shm            how the log travels to this node as a follower
+  durability auto|pmem|disk|volatile  what makes a byte persistent here
+  io-threads N                        I/O workers
+
+Examples:
+  farkeep serve --port 7777 --pool /mnt/pmem0/farkeep --sync-followers 1
+  farkeep serve --port 7778 --pool /mnt/pmem1/farkeep --replicaof 127.0.0.1 7777
+  farkeep serve /etc/farkeep.conf --loglevel verbose";
+
+#[derive(Debug, Subcommand)]
+enum PoolCommand {
+    /// Show what a pool is and how far its watermarks are.
+    Inspect(PoolArguments),
+    /// Check every record and every structure of a pool; exit code 1 if anything is wrong.
+    Verify(PoolArguments),
+}
+
+#[derive(Debug, Args)]
+struct PoolArguments {
+    /// The pool's directory.
+    path: PathBuf,
+    /// The log, if it is not in the pool.
+    #[arg(long, value_name = "PATH")]
+    log: Option<PathBuf>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// Lines for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Runs the command line; the process's exit code.
+pub fn run() -> ExitCode {
+    // A `farkeep … | head` must end quietly, and clap's own messages are good as they are.
+    let result = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::serve(&arguments.directives),
+        Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Pool(PoolCommand::Inspect(arguments)) => pool::inspect(&arguments),
+        Command::Pool(PoolCommand::Verify(arguments)) => pool::verify(&arguments),
+        Command::Version => {
+            println!("farkeep {VERSION}");
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("farkeep: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes on one line. A cause whose text the line already has is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().replace('\n', " ");
+        if !line.contains(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Arguments {
+        Arguments::try_parse_from(words).unwrap()
+    }
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_hands_every_word_on_as_it_is() {
+        let words =
+            ["a.conf", "--port", "1", "--save", "", "--bind", "::1", "-", "--rename-command", "KEYS", ""];
+        let command_line: Vec<&str> = ["farkeep", "serve"].into_iter().chain(words).collect();
+        let Command::Serve(arguments) = parse(&command_line).command else { panic!("serve was given") };
+        assert_eq!(arguments.directives, words);
+        let Command::Serve(arguments) = parse(&["farkeep", "serve", "--port", "1"]).command else {
+            panic!("serve was given")
+        };
+        assert_eq!(arguments.directives, ["--port", "1"]);
+    }
+
+    #[test]
+    fn errors_are_one_line_that_repeats_nothing() {
+        let error =
+            anyhow::anyhow!("No space left").context("pool /x: No space left").context("cannot\nstart");
+        assert_eq!(one_line(&error), "cannot start: pool /x: No space left");
+        let error = Err::<(), _>(std::io::Error::other("b")).context("a").unwrap_err();
+        assert_eq!(one_line(&error), "a: b");
+    }
+}

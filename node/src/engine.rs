@@ -1,0 +1,366 @@
+//! The engine: working view, log and role, taken by one thread at a time.
+//!
+//! This is the one place where the keystore and replication meet. On a leader it owns the heap, the appender and the
+//! leader's state machine with its followers' sessions; on a follower, a view of the image. Changing the role swaps one for
+//! the other under the engine's lock, so no command ever sees half of it.
+
+mod access;
+mod report;
+mod role;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use farkeep_core::heap::{Heap, RedoSink, View};
+use farkeep_core::log::Appender;
+use farkeep_core::lsn::Lsn;
+use farkeep_core::pool::Pool;
+use farkeep_keystore::{CommandError, Keystore, WriteCtx, active_expire};
+use farkeep_leader::{Action, Leader, OnFollowerLoss};
+
+use crate::clients::Client;
+use crate::commands::replication::Reached;
+use crate::config::{Config, MemoryOrPercent};
+use crate::node::{Marks, Message, Node};
+use crate::replication::Sessions;
+use crate::watch::Watches;
+use crate::worker::Now;
+use crate::worker::poll::Poll;
+
+pub use access::Access;
+pub use report::RoleReport;
+pub use role::Opened;
+use role::Role;
+
+/// Keys examined by one cycle of active expiry, and items freed by one cycle of reclaiming.
+const CRON_BUDGET: usize = 400;
+/// Cycles of background work in one cron, as long as there is more to do.
+const CRON_CYCLES: usize = 4;
+/// Runs of the allocator recounted in one cron after a start.
+const RECOUNT_RUNS: usize = 1000;
+/// Private pages dropped in one go when the working view is over its budget.
+const DROP_BATCH_BYTES: u64 = 4 * 1024 * 1024;
+/// How long the tail cell may lag the last commit while nothing else is shipped, in ms.
+const TAIL_DELAY_MS: u64 = 1;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Engine {
+    pool: Pool,
+    role: Role,
+    keystore: Option<Keystore>,
+    watches: Watches,
+    committed: Lsn,
+    /// Up to here the log holds nothing that any client wrote: the record that formats the image.
+    nothing_told_until: Lsn,
+    /// The bytes in use, which a crash leaves slightly off, are being counted again.
+    recounting: bool,
+    counters: Counters,
+}
+
+/// What the engine counts for INFO.
+#[derive(Debug, Default)]
+struct Counters {
+    resumes_refused: u64,
+    transactions: u64,
+    redo_start: Lsn,
+    used_peak_bytes: u64,
+}
+
+impl Engine {
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// `committed_lsn` as of the last look.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// Whether a reply that depends on `lsn` has to wait.
+    pub fn must_hold(&self, lsn: Lsn) -> bool {
+        lsn > self.committed && lsn > self.nothing_told_until
+    }
+
+    /// Whether anything in the working view could still be taken back.
+    pub fn has_uncommitted(&self) -> bool {
+        matches!(&self.role, Role::Leader(leading) if leading.machine.appended() > self.committed || leading.appender.appended() > self.committed)
+    }
+
+    /// What commands may do now.
+    pub fn access(&self) -> Access {
+        match &self.role {
+            Role::Leader(leading) if leading.appender.log().stopped().is_some() => Access::Failed,
+            Role::Leader(leading) if leading.machine.can_write().is_err() => Access::NoReplicas,
+            Role::Leader(_) => Access::ReadWrite,
+            Role::Follower(_) if self.keystore.is_some() => Access::ReadOnly,
+            Role::Follower(_) | Role::Changing => Access::Loading,
+        }
+    }
+
+    /// What a reading command gets.
+    ///
+    /// # Errors
+    /// While there is no keystore to read.
+    pub fn read_parts(&self) -> Result<(&View, &Keystore), CommandError> {
+        let view = match &self.role {
+            Role::Leader(leading) => leading.heap.view(),
+            Role::Follower(following) => following.view.as_ref().ok_or(NO_KEYSTORE)?,
+            Role::Changing => return Err(NO_KEYSTORE),
+        };
+        Ok((view, self.keystore.as_ref().ok_or(NO_KEYSTORE)?))
+    }
+
+    /// What a writing command gets.
+    ///
+    /// # Errors
+    /// When this node does not lead.
+    pub fn write_parts(&mut self) -> Result<(&mut Heap, &mut Appender, &mut Keystore), CommandError> {
+        match (&mut self.role, &mut self.keystore) {
+            (Role::Leader(leading), Some(ks)) => Ok((&mut leading.heap, &mut leading.appender, ks)),
+            _ => Err(CommandError::new("READONLY You can't write against a read only replica.")),
+        }
+    }
+
+    /// The leader's state machine and sessions, if this node leads.
+    pub fn leading(&mut self) -> Option<(&mut Leader, &mut Sessions)> {
+        match &mut self.role {
+            Role::Leader(leading) => Some((&mut leading.machine, &mut leading.sessions)),
+            _ => None,
+        }
+    }
+
+    /// Ends a turn: makes what was appended persistent, ships it, and finds out what is committed.
+    pub fn end_turn(&mut self, node: &Node, now: Now) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        leading.make_durable(node);
+        leading.take_local_marks(&node.marks);
+        let tail_due = leading.tail_due_ms.is_some_and(|due| now.ms >= due);
+        let shipped = leading.sessions.ship(&mut leading.machine, &leading.memory.0, tail_due);
+        leading.sessions.collect_at_once(&mut leading.machine, now);
+        leading.schedule_tail(node, now, self.committed, shipped || tail_due);
+        let committed = leading.machine.committed();
+        self.set_committed(node, committed);
+    }
+
+    /// Takes the followers' acknowledgements.
+    pub fn poll_windows(&mut self, node: &Node, now: Now) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        leading.sessions.collect(&mut leading.machine, now);
+        let committed = leading.machine.committed();
+        self.set_committed(node, committed);
+    }
+
+    fn set_committed(&mut self, node: &Node, committed: Lsn) {
+        if committed > self.committed {
+            self.committed = committed;
+            node.marks.committed.store(committed.get(), Ordering::Release);
+            if let Role::Leader(leading) = &mut self.role {
+                leading.appender.set_committed_hint(committed);
+            }
+            node.replay.raise_if_idle();
+            if node.workers.len() > 1 {
+                node.wake_workers();
+            }
+        }
+    }
+
+    /// Background work, ten times a second: heartbeats, expiry, reclaiming, the DRAM budget.
+    pub fn cron(&mut self, node: &Node, now: Now) {
+        let config = node.config();
+        node.stats.sample(now.unix_ms);
+        let Role::Leader(leading) = &mut self.role else { return };
+        leading.take_local_marks(&node.marks);
+        node.image_due.store(leading.heap.growth_due().unwrap_or(0), Ordering::Relaxed);
+        if self.recounting {
+            self.recounting = !leading.heap.recount_used(RECOUNT_RUNS);
+        }
+        for action in leading.machine.tick(now.ms) {
+            match action {
+                Action::Send(id, body) => leading.sessions.say(id, body),
+                Action::Dropped(id, reason) => leading.sessions.end(&mut leading.machine, id, &reason),
+            }
+        }
+        if leading.machine.can_write().is_ok() && leading.appender.log().stopped().is_none() {
+            self.expire_and_reclaim(node, now);
+        }
+        self.keep_dram_budget(&config, &node.marks);
+    }
+
+    fn expire_and_reclaim(&mut self, node: &Node, now: Now) {
+        for _ in 0..CRON_CYCLES {
+            let Ok((heap, appender, ks)) = self.write_parts() else { return };
+            let mut txn = heap.txn();
+            let mut ctx = WriteCtx { txn: &mut txn, ks, db: 0, now_ms: now.unix_ms };
+            let expires = node.active_expire.load(Ordering::Relaxed);
+            let expired = if expires { active_expire(&mut ctx, CRON_BUDGET) } else { Ok(0) };
+            let Ok(expired) = expired else { return };
+            let Ok(reclaimed) = ctx.reclaim(CRON_BUDGET) else { return };
+            if txn.is_empty() {
+                return;
+            }
+            // A full log is no reason to fail: the work is still there at the next cron.
+            let committed = txn.commit(appender);
+            self.deliver_signals();
+            if committed.is_err() || expired + reclaimed < CRON_BUDGET / 4 {
+                return;
+            }
+        }
+    }
+
+    fn keep_dram_budget(&mut self, config: &Config, marks: &Marks) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        let private = leading.heap.private_bytes();
+        let budget = dram_budget_bytes(config);
+        if private > budget {
+            let over = (private - budget).min(DROP_BATCH_BYTES);
+            if let Err(error) = leading.heap.drop_private(marks.applied(), over) {
+                tracing::warn!(%error, "pages of the working view could not be given back");
+            }
+        }
+        self.counters.used_peak_bytes = self.counters.used_peak_bytes.max(leading.heap.used_bytes());
+    }
+
+    /// Tells watchers what the last transaction changed.
+    pub fn deliver_signals(&mut self) {
+        self.counters.transactions += 1;
+        let Some(ks) = &mut self.keystore else { return };
+        if ks.signals.is_empty() {
+            return;
+        }
+        for signal in ks.signals.drain() {
+            self.watches.notice(&signal);
+        }
+    }
+
+    /// WATCH.
+    pub fn watch(&mut self, client: &Arc<Client>, db: usize, key: &[u8], now_ms: u64) {
+        let expired = self.read_parts().is_ok_and(|(view, ks)| ks.is_expired(view, db, key, now_ms));
+        self.watches.add(client, db, key, expired);
+        if let Some(ks) = &mut self.keystore {
+            ks.signals.listen(true);
+        }
+    }
+
+    /// UNWATCH, and the end of every MULTI.
+    pub fn unwatch(&mut self, client: &Client) {
+        if !client.watching.load(Ordering::Relaxed) {
+            return;
+        }
+        self.watches.remove(client);
+        if self.watches.is_empty()
+            && let Some(ks) = &mut self.keystore
+        {
+            ks.signals.listen(false);
+        }
+    }
+
+    /// Whether a key that `client` watches has expired since.
+    pub fn watched_key_expired(&self, client: &Client, now_ms: u64) -> bool {
+        if !client.watching.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Ok((view, ks)) = self.read_parts() else { return false };
+        self.watches.of(client).any(|(db, key)| ks.is_expired(view, db, key, now_ms))
+    }
+
+    /// How far `lsn` has spread: what WAIT and WAITAOF answer.
+    pub fn wait_counts(&self, lsn: Lsn) -> Reached {
+        match &self.role {
+            Role::Leader(leading) => Reached {
+                local: leading.machine.durable() >= lsn,
+                followers: leading.machine.followers_durable_at(lsn),
+            },
+            _ => Reached { local: true, followers: 0 },
+        }
+    }
+
+    /// Whether a window connection of this session is awaited.
+    pub fn expects_window(&self, session: u64) -> bool {
+        matches!(&self.role, Role::Leader(leading) if leading.sessions.expects_window(session))
+    }
+
+    /// Brings one worker's poller in line with its windows.
+    pub fn watch_windows(&mut self, worker: usize, poll: &Poll, token_base: u64) {
+        if let Role::Leader(leading) = &mut self.role {
+            leading.sessions.watch(worker, poll, token_base);
+        }
+    }
+
+    /// Takes over a changed configuration.
+    pub fn reconfigure(&mut self, config: &Config) {
+        if let Some(ks) = &mut self.keystore {
+            ks.limits = limits(config);
+        }
+        if let Role::Leader(leading) = &mut self.role {
+            leading.machine.set_config(leader_config(config));
+        }
+    }
+
+    /// CONFIG RESETSTAT.
+    pub fn reset_stats(&mut self) {
+        self.counters = Counters { redo_start: self.pool.log().appended(), ..Counters::default() };
+        if let Some(ks) = &mut self.keystore {
+            ks.stats.reset();
+        }
+    }
+
+    /// Whether the log needs a log-writer thread.
+    pub fn needs_log_writer(&self) -> bool {
+        !self.pool.log().region().persistence().by_instructions()
+    }
+
+    /// A follower was refused.
+    pub fn count_refusal(&mut self) {
+        self.counters.resumes_refused += 1;
+    }
+
+    /// Ends what held replies wait for: this node leads no more.
+    fn abandon_held(node: &Node) {
+        node.tell_workers(|| Message::Demoted);
+    }
+}
+
+const NO_KEYSTORE: CommandError =
+    CommandError::new("LOADING Farkeep is waiting for its first synchronisation with its leader");
+
+/// Redis's limits on the shape of values.
+fn limits(config: &Config) -> farkeep_keystore::Limits {
+    farkeep_keystore::Limits {
+        hash_max_listpack_entries: config.hash_max_listpack_entries as u64,
+        hash_max_listpack_value: config.hash_max_listpack_value as u64,
+        max_string_len: config.proto_max_bulk_len,
+    }
+}
+
+/// What the leader's state machine needs to know of the configuration.
+fn leader_config(config: &Config) -> farkeep_leader::Config {
+    let deadline_ms = config.repl_timeout_s.max(1) * 1000;
+    farkeep_leader::Config {
+        sync_followers: config.sync_followers,
+        on_follower_loss: match config.on_follower_loss {
+            crate::config::OnFollowerLoss::Refuse => OnFollowerLoss::Refuse,
+            crate::config::OnFollowerLoss::Degrade => OnFollowerLoss::Degrade,
+        },
+        heartbeat_ms: (deadline_ms / 6).clamp(50, 1000),
+        deadline_ms,
+        hold_limit_ms: config.log_full_timeout_ms,
+    }
+}
+
+/// How much DRAM the private pages of the working view may take.
+fn dram_budget_bytes(config: &Config) -> u64 {
+    match config.dram_budget {
+        MemoryOrPercent::Bytes(bytes) => bytes,
+        MemoryOrPercent::Percent(percent) => {
+            let info = rustix::system::sysinfo();
+            info.totalram * u64::from(info.mem_unit) / 100 * u64::from(percent)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the engine says about itself: ROLE and INFO.
+
+use farkeep_core::heap::View;
+use farkeep_core::lsn::Lsn;
+use farkeep_follower::Link;
+use farkeep_leader::Availability;
+
+use super::Engine;
+use super::role::Role;
+use crate::commands::info::snapshot::{DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo};
+use crate::node::Node;
+use crate::worker::Now;
+
+/// ROLE's answer.
+#[derive(Debug)]
+pub enum RoleReport {
+    /// This node leads.
+    Leader {
+        /// The end of the log.
+        offset: Lsn,
+        /// Host, port and durable position of each follower in reach.
+        followers: Vec<(String, u16, Lsn)>,
+    },
+    /// This node follows.
+    Follower {
+        /// The leader's host.
+        host: String,
+        /// The leader's port.
+        port: u16,
+        /// `connect`, `connecting`, `sync` or `connected`.
+        state: &'static str,
+        /// What is durable here.
+        offset: i64,
+    },
+}
+
+impl Engine {
+    /// ROLE.
+    pub fn role_report(&self, node: &Node) -> RoleReport {
+        if let Role::Leader(leading) = &self.role {
+            let followers = leading.machine.followers().filter(|follower| follower.in_reach());
+            return RoleReport::Leader {
+                offset: leading.machine.appended(),
+                followers: followers.map(|f| (f.address.clone(), f.port, f.durable)).collect(),
+            };
+        }
+        let follows = node.followership();
+        let Some(follows) = &*follows else {
+            return RoleReport::Leader { offset: self.committed, followers: Vec::new() };
+        };
+        let state = match follows.machine.link() {
+            Link::Following => "connected",
+            Link::Joining => "sync",
+            Link::Connecting => "connecting",
+            Link::Detached | Link::Waiting => "connect",
+        };
+        let offset = follows.machine.progress().durable.get() as i64;
+        RoleReport::Follower { host: follows.leader.host.clone(), port: follows.leader.port, state, offset }
+    }
+
+    /// INFO.
+    pub fn info(&self, node: &Node, now: Now) -> EngineInfo {
+        let config = node.config();
+        let log = self.pool.log();
+        let state = log.state();
+        let reigns = state.history.reigns();
+        let persistence = log.region().persistence();
+        let mut info = EngineInfo {
+            replid: reigns.last().map_or_else(|| "0".repeat(40), |reign| reign.replid.to_string()),
+            previous_replid: reigns.iter().rev().nth(1).map_or_else(String::new, |r| r.replid.to_string()),
+            reign_start_lsn: (reigns.len() > 1).then(|| reigns.last().map_or(0, |reign| reign.start.get())),
+            epoch: reigns.last().map_or(0, |reign| reign.epoch.get()),
+            oldest_lsn: log.oldest().get(),
+            checkpoint_lsn: node.marks.checkpoint().get(),
+            applied_lsn: node.marks.applied().get(),
+            committed_lsn: self.committed.get(),
+            durable_lsn: log.durable().get(),
+            appended_lsn: log.appended().get(),
+            pool: self.pool.path().display().to_string(),
+            log: self.pool.log_path().display().to_string(),
+            durability: persistence.domain.name().to_owned(),
+            durability_reason: persistence.why.clone(),
+            dataset_id: hex(&state.dataset_id),
+            node_id: hex(&log.node_id()),
+            log_len_bytes: log.geometry().ring_len(),
+            sync_followers: config.sync_followers,
+            loading: self.keystore.is_none(),
+            failure: log.stopped().unwrap_or_default().to_owned(),
+            resumes_refused: self.counters.resumes_refused,
+            transactions: self.counters.transactions,
+            image_used_peak_bytes: self.counters.used_peak_bytes,
+            ..EngineInfo::default()
+        };
+        match &self.role {
+            Role::Leader(leading) => {
+                let machine = &leading.machine;
+                info.durable_lsn = machine.durable().get();
+                info.appended_lsn = machine.appended().get();
+                info.image_used_bytes = leading.heap.used_bytes();
+                info.private_pages = leading.heap.private_bytes() / farkeep_core::heap::PAGE_LEN;
+                info.redo_bytes = machine.appended().get().saturating_sub(self.counters.redo_start.get());
+                info.log_used_bytes = machine.appended().get().saturating_sub(machine.floor().get());
+                info.followers_in_reach = machine.followers().filter(|f| f.in_reach()).count();
+                info.degraded = matches!(machine.availability(), Availability::Degraded { .. });
+                let followers = machine.followers().map(|follower| FollowerInfo {
+                    ip: follower.address.clone(),
+                    port: follower.port,
+                    online: follower.in_reach(),
+                    durable_lsn: follower.durable.get(),
+                    applied_lsn: follower.applied.get(),
+                    checkpoint_lsn: follower.checkpoint.get(),
+                    silent_s: now.ms.saturating_sub(follower.last_heard_ms) / 1000,
+                    fabric: follower.fabric.name().to_owned(),
+                    fabric_reason: follower.fabric_reason.clone(),
+                });
+                info.role = RoleInfo::Leader { followers: followers.collect() };
+            }
+            Role::Follower(following) => {
+                info.image_used_bytes = following.view.as_ref().map_or(0, View::image_len);
+                if let Some(follows) = &*node.followership() {
+                    let progress = follows.machine.progress();
+                    let standing = follows.machine.standing();
+                    info.committed_lsn = progress.committed.get();
+                    info.durable_lsn = progress.durable.get();
+                    info.appended_lsn = progress.durable.get();
+                    info.log_used_bytes = progress.durable.get().saturating_sub(progress.checkpoint.get());
+                    info.received_bytes = follows.received_bytes;
+                    let up = standing.link == Link::Following;
+                    info.role = RoleInfo::Follower(LeaderLinkInfo {
+                        host: follows.leader.host.clone(),
+                        port: follows.leader.port,
+                        up,
+                        silent_s: up.then(|| now.ms.saturating_sub(standing.last_heard_ms) / 1000),
+                        down_s: follows.down_since_ms.map(|since| now.ms.saturating_sub(since) / 1000),
+                        down_reason: follows.down_reason.clone(),
+                        priority: i64::from(config.replica_priority),
+                        announced: config.replica_announced,
+                        fabric: standing.fabric.map_or_else(String::new, |fabric| fabric.name().to_owned()),
+                        fabric_reason: standing.fabric_reason,
+                    });
+                }
+            }
+            Role::Changing => {}
+        }
+        info.image_len_bytes = self.pool.image().allocated();
+        if let Ok((view, ks)) = self.read_parts() {
+            info.keyspace_hits = ks.stats.hits.get();
+            info.keyspace_misses = ks.stats.misses.get();
+            info.expired_keys = ks.stats.expired_keys;
+            info.databases = (0..ks.databases())
+                .map(|index| (index, ks.db_stats(view, index)))
+                .filter(|(_, db)| db.keys > 0)
+                .map(|(index, db)| DbInfo {
+                    index,
+                    keys: db.keys,
+                    expires: db.expires,
+                    avg_ttl_ms: db.avg_ttl_ms,
+                })
+                .collect();
+        }
+        info
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

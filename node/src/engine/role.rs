@@ -1,0 +1,443 @@
+//! Who this node is, and how that changes.
+//!
+//! Every change goes through recovery ([`farkeep_core::recover`]): what the old role had open is dropped, the working view
+//! with it, which is the rollback of everything uncommitted; then the pool is opened in the new role. The time that takes
+//! depends on the log since the checkpoint only.
+//!
+//! Locks are taken in the order engine, replayer, followership.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use farkeep_core::heap::{Heap, View};
+use farkeep_core::log::{Appender, Geometry, Replid};
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_core::pool::{Pool, PoolOptions};
+use farkeep_core::recover::{self, LeaderOptions};
+use farkeep_core::replay::Replayer;
+use farkeep_fabric::{Identity, LogMemory, history, shm};
+use farkeep_follower::{self as follower, Action, Follower};
+use farkeep_keystore::Keystore;
+use farkeep_leader::{Leader, LocalWatermarks, Start};
+use farkeep_proto::control::FabricOffer;
+use farkeep_proto::redo::FORMAT_VERSION;
+
+use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
+use crate::config::Config;
+use crate::link::Followership;
+use crate::node::{Marks, Node};
+use crate::replication::{LeaderAddress, Sessions, durability};
+use crate::watch::Watches;
+use crate::worker::Now;
+
+/// The node's role.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// It takes writes.
+    Leader(Box<Leading>),
+    /// It follows.
+    Follower(Following),
+    /// Between two roles, seen only when a change failed half-way.
+    Changing,
+}
+
+/// What a leader has open.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) heap: Heap,
+    pub(super) appender: Appender,
+    pub(super) machine: Leader,
+    pub(super) sessions: Sessions,
+    pub(super) memory: LogRef,
+    /// When the tail cell has to be sent for its own sake.
+    pub(super) tail_due_ms: Option<u64>,
+}
+
+/// The log as the fabric takes it.
+#[derive(Clone)]
+pub(super) struct LogRef(pub(super) Arc<dyn LogMemory>);
+
+impl std::fmt::Debug for LogRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogRef")
+    }
+}
+
+/// What a follower has open. The rest of it is the [`Followership`].
+#[derive(Debug)]
+pub(super) struct Following {
+    /// The image; `None` in a pool that holds no dataset yet.
+    pub(super) view: Option<View>,
+    /// The image may be read once this has been applied: a crash may have left it partly ahead.
+    pub(super) consistent_at: Lsn,
+}
+
+impl Leading {
+    /// Makes everything appended persistent, or asks the log writer to.
+    pub(super) fn make_durable(&mut self, node: &Node) {
+        use farkeep_core::heap::RedoSink;
+        let appended = self.appender.appended();
+        if appended > self.machine.appended() {
+            self.machine.set_appended(appended);
+            if !self.appender.log().region().persistence().by_instructions() {
+                node.log_writer.raise();
+            }
+        }
+        let durable = self.appender.persist();
+        self.machine.set_durable(durable);
+    }
+
+    /// Arranges for the tail cell to follow a commit that nothing else carries to the followers.
+    pub(super) fn schedule_tail(&mut self, node: &Node, now: Now, committed_before: Lsn, tail_sent: bool) {
+        if tail_sent {
+            self.tail_due_ms = None;
+        }
+        if self.machine.committed() > committed_before && self.tail_due_ms.is_none() {
+            self.tail_due_ms = Some(now.ms + TAIL_DELAY_MS);
+        }
+        node.tail_pending.store(self.tail_due_ms.is_some(), Ordering::Relaxed);
+    }
+
+    /// Takes over where the replayer is: room for new records.
+    pub(super) fn take_local_marks(&mut self, marks: &Marks) {
+        let (oldest, checkpoint) = (self.appender.log().oldest(), marks.checkpoint());
+        self.machine.set_local(LocalWatermarks { oldest: oldest.min(checkpoint), checkpoint });
+        self.appender.set_floor(self.machine.floor());
+    }
+}
+
+/// Opens the pool of a configuration.
+///
+/// # Errors
+/// One line that says what, where, and why.
+fn open_pool(config: &Config) -> Result<Pool> {
+    let mut options = PoolOptions::new(config.pool.clone(), random());
+    options.log_path.clone_from(&config.log);
+    options.log_len = config.log_size;
+    options.max_image_len = (config.maxmemory > 0).then_some(config.maxmemory);
+    options.durability = durability(config.durability);
+    Ok(Pool::open(&options)?)
+}
+
+/// Random bytes from the system.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has random bytes");
+    bytes
+}
+
+impl Engine {
+    /// Opens the pool in the role of the configuration.
+    ///
+    /// # Errors
+    /// When the pool cannot be used as it is.
+    pub fn open(config: &Config) -> Result<(Engine, Opened)> {
+        let pool = open_pool(config)?;
+        let mut engine = Engine {
+            pool,
+            role: Role::Changing,
+            keystore: None,
+            watches: Watches::default(),
+            committed: Lsn::ZERO,
+            nothing_told_until: Lsn::ZERO,
+            recounting: false,
+            counters: Counters::default(),
+        };
+        let opened = match &config.replicaof {
+            None => engine.open_as_leader(config, Epoch::ZERO)?,
+            Some(leader) => engine.open_as_follower(config, leader.clone())?,
+        };
+        Ok((engine, opened))
+    }
+
+    fn open_as_leader(&mut self, config: &Config, epoch_min: Epoch) -> Result<Opened> {
+        let options = LeaderOptions { epoch_min, ..LeaderOptions::new(Replid(random()), Some(random())) };
+        let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
+            recover::open_leader(&self.pool, &options)?;
+        let log = Arc::clone(self.pool.log());
+        self.counters.redo_start = reign_begun;
+        let mut established = reign_begun;
+        let mut keystore = if heap.is_formatted() {
+            Keystore::open(heap.view())?
+        } else {
+            let mut txn = heap.txn();
+            Heap::format(&mut txn)?;
+            let keystore = Keystore::format(&mut txn, config.databases, u64::from_ne_bytes(random()))?;
+            established = txn.commit(&mut appender)?;
+            self.nothing_told_until = established;
+            keystore
+        };
+        keystore.limits = limits(config);
+        keystore.reseed(u64::from_ne_bytes(random()));
+        let mut durable = appender.persist();
+        if durable < established {
+            durable = log.sync()?;
+        }
+        let start = Start {
+            history: history::to_message(&log.history()),
+            committed,
+            established: reign_begun,
+            durable: durable.min(reign_begun),
+            local: LocalWatermarks { oldest: log.oldest(), checkpoint: replayer.checkpoint_lsn() },
+        };
+        let mut machine = Leader::new(leader_config(config), self.identity(), start);
+        machine.set_appended(established);
+        machine.set_durable(durable);
+        self.committed = machine.committed();
+        self.keystore = Some(keystore);
+        self.recounting = true;
+        crate::cli::log::set_role(b'M');
+        self.role = Role::Leader(Box::new(Leading {
+            heap,
+            appender,
+            machine,
+            sessions: Sessions::default(),
+            memory: LogRef(log),
+            tail_due_ms: None,
+        }));
+        Ok(Opened { replayer: Some(replayer), followership: None })
+    }
+
+    fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress) -> Result<Opened> {
+        let log = Arc::clone(self.pool.log());
+        let state = log.state();
+        let (mut view, mut replayer, mut tail) = (None, None, None);
+        let mut progress = follower::Progress::default();
+        let mut consistent_at = Lsn::ZERO;
+        if !self.pool.is_blank() {
+            let opened = recover::open_follower(&self.pool)?;
+            progress = progress_of(&opened);
+            consistent_at = opened.consistent_at;
+            (view, replayer, tail) = (Some(opened.view), Some(opened.replayer), Some(opened.tail));
+        }
+        self.committed = progress.committed;
+        self.keystore = None;
+        if progress.applied >= consistent_at {
+            self.keystore = view.as_ref().and_then(|view| open_keystore(view, config));
+        }
+        let mut fabrics = vec![FabricOffer { name: "tcp".to_owned(), ..FabricOffer::default() }];
+        if config.fabric == crate::config::FabricChoice::Shm {
+            fabrics.splice(0..0, shm::offer(&self.pool.log_path(), &log));
+        }
+        let machine = Follower::new(
+            follower::Config {
+                listening_port: if config.replica_announce_port == 0 {
+                    config.port
+                } else {
+                    config.replica_announce_port
+                },
+                announce_address: config.replica_announce_ip.clone().unwrap_or_default(),
+                ..follower::Config::default()
+            },
+            self.identity(),
+            fabrics,
+            follower::Holdings {
+                history: history::to_message(&state.history),
+                promised: state.promised,
+                progress,
+                mid_sync: state.mid_sync,
+            },
+        );
+        self.role = Role::Follower(Following { view, consistent_at });
+        crate::cli::log::set_role(b'S');
+        let followership = Followership {
+            leader,
+            machine,
+            tail,
+            log,
+            received_bytes: 0,
+            down_since_ms: None,
+            down_reason: String::new(),
+        };
+        Ok(Opened { replayer, followership: Some(followership) })
+    }
+
+    fn identity(&self) -> Identity {
+        let log = self.pool.log();
+        Identity {
+            node_id: log.node_id(),
+            dataset_id: self.pool.dataset_id(),
+            log_format: FORMAT_VERSION,
+            ring_len: log.geometry().ring_len(),
+            segment_len: log.geometry().segment_len(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Whether this node follows `leader` already.
+    pub fn follows(&self, node: &Node, leader: &LeaderAddress) -> bool {
+        node.followership().as_ref().is_some_and(|follows| follows.leader == *leader)
+    }
+
+    /// REPLICAOF NO ONE: leaves the leader for good, then begins a reign. Nothing happens on a leader.
+    ///
+    /// # Errors
+    /// When this node cannot lead; it then goes on following.
+    pub fn promote(&mut self, node: &Node) -> Result<()> {
+        if self.is_leader() {
+            return Ok(());
+        }
+        let config = node.config();
+        let started = node.now();
+        if self.pool.log().state().mid_sync {
+            bail!("this node is in the middle of a synchronisation and holds no usable dataset");
+        }
+        // The old leader gets no further acknowledgement out of this node: the promise is durable, then the window is
+        // closed by the link thread, which finds that there is nobody to follow any more. Acknowledgements are sent
+        // under the followership, so from the moment it is gone there are none.
+        let epoch = {
+            let mut replayer = node.replayer.lock();
+            let mut guard = node.followership();
+            let epoch = self.pool.log().state().history.epoch().max(self.pool.log().state().promised).next();
+            recover::promise(self.pool.log(), epoch)?;
+            *guard = None;
+            *replayer = None;
+            epoch
+        };
+        node.link.raise();
+        node.wait_for_window_closed(Duration::from_secs(5));
+        self.drop_role();
+        let opened = self.open_as_leader(&config, epoch)?;
+        node.install(opened);
+        node.update_config(|config| config.replicaof = None);
+        let took_ms = node.now().ms - started.ms;
+        tracing::info!(epoch = epoch.get(), committed = %self.committed, took_ms, "promoted to leader");
+        Ok(())
+    }
+
+    /// REPLICAOF host port: stops leading, or changes the leader.
+    ///
+    /// # Errors
+    /// When the pool cannot be opened as a follower's.
+    pub fn follow(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
+        let config = node.config();
+        {
+            let mut replayer = node.replayer.lock();
+            *node.followership() = None;
+            *replayer = None;
+        }
+        node.link.raise();
+        node.wait_for_window_closed(Duration::from_secs(5));
+        let was_leader = self.is_leader();
+        self.drop_role();
+        if was_leader {
+            Self::abandon_held(node);
+        }
+        let opened = self.open_as_follower(&config, leader.clone())?;
+        node.install(opened);
+        tracing::info!(leader = %leader, "now following");
+        node.update_config(|config| config.replicaof = Some(leader));
+        node.link.raise();
+        Ok(())
+    }
+
+    /// A follower with a higher promise wants to join: this leader goes on under a later epoch.
+    ///
+    /// # Errors
+    /// When the reign cannot begin.
+    pub fn renew_reign(&mut self, node: &Node, above: Epoch) -> Result<()> {
+        let config = node.config();
+        *node.replayer.lock() = None;
+        self.drop_role();
+        // Uncommitted transactions are durable in the log and come back into the new working view.
+        let opened = self.open_as_leader(&config, above.next())?;
+        node.install(opened);
+        Ok(())
+    }
+
+    fn drop_role(&mut self) {
+        if let Role::Leader(leading) = &mut self.role {
+            // What was appended in this turn may not be persistent yet; recovery must find it whole.
+            leading.appender.persist();
+        }
+        self.keystore = None;
+        self.role = Role::Changing;
+    }
+
+    /// Carries out a change that the follower's state machine wants in the log.
+    ///
+    /// # Errors
+    /// When the log cannot be changed; the session is then of no use.
+    pub fn change_follower_log(&mut self, node: &Node, change: Action) -> Result<()> {
+        let mut replayer = node.replayer.lock();
+        let mut guard = node.followership();
+        let follows = guard.as_mut().context("this node does not follow any more")?;
+        match change {
+            Action::Promise(epoch) => recover::promise(self.pool.log(), epoch)?,
+            Action::Adopt { dataset_id, ring_len, segment_len } => {
+                let geometry =
+                    Geometry::new(ring_len, segment_len).context("the leader's log is impossible")?;
+                self.pool.adopt(dataset_id, geometry)?;
+                let opened = recover::open_follower(&self.pool)?;
+                follows.log = Arc::clone(self.pool.log());
+                follows.tail = Some(opened.tail);
+                *replayer = Some(opened.replayer);
+                self.role = Role::Follower(Following {
+                    view: Some(opened.view),
+                    consistent_at: opened.consistent_at,
+                });
+            }
+            Action::Rejoin { end, history: reigns } => {
+                let history = history::from_message(&reigns).context("the leader's history is impossible")?;
+                *replayer = None;
+                recover::join(&self.pool, end, history)?;
+                let opened = recover::open_follower(&self.pool)?;
+                let progress = progress_of(&opened);
+                if progress.applied < opened.consistent_at {
+                    self.keystore = None;
+                }
+                follows.tail = Some(opened.tail);
+                *replayer = Some(opened.replayer);
+                self.role = Role::Follower(Following {
+                    view: Some(opened.view),
+                    consistent_at: opened.consistent_at,
+                });
+                follows.machine.reopened(reigns, progress);
+            }
+            other => bail!("{other:?} is no change of the log"),
+        }
+        Ok(())
+    }
+
+    /// The replayer has stored more into a follower's image.
+    pub fn follower_applied(&mut self, node: &Node, image_len: u64, applied: Lsn) {
+        let Role::Follower(Following { view: Some(view), consistent_at }) = &mut self.role else { return };
+        view.set_image_len(image_len);
+        self.committed = applied;
+        if self.keystore.is_none() && applied >= *consistent_at {
+            self.keystore = open_keystore(view, &node.config());
+        }
+    }
+}
+
+/// How far a follower is that was just opened.
+fn progress_of(opened: &recover::Follower) -> follower::Progress {
+    follower::Progress {
+        durable: opened.durable(),
+        committed: opened.committed,
+        applied: opened.replayer.applied(),
+        checkpoint: opened.replayer.checkpoint_lsn(),
+    }
+}
+
+/// The keystore of an image, once there is one.
+fn open_keystore(view: &View, config: &Config) -> Option<Keystore> {
+    if view.image_len() == 0 {
+        return None;
+    }
+    let mut keystore = Keystore::open(view).ok()?;
+    keystore.limits = limits(config);
+    keystore.reseed(u64::from_ne_bytes(random()));
+    Some(keystore)
+}
+
+/// What a new role needs outside the engine.
+#[derive(Debug)]
+pub struct Opened {
+    /// Carries the image along.
+    pub replayer: Option<Replayer>,
+    /// A follower's state.
+    pub followership: Option<Followership>,
+}

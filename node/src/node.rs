@@ -1,0 +1,362 @@
+//! What the threads of one process share.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use farkeep_core::lsn::Lsn;
+use farkeep_core::pmem::image::Image;
+use farkeep_core::replay::Replayer;
+use farkeep_keystore::command::Command;
+use farkeep_keystore::command::table::flag;
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use crate::clients::{Client, ClientKind, Clients};
+use crate::config::Config;
+use crate::engine::{Engine, Opened};
+use crate::link::Followership;
+use crate::stats::Stats;
+use crate::worker::Now;
+use crate::worker::connection::{Session, Stream};
+use crate::worker::poll::Waker;
+
+/// What one worker asks of another.
+#[derive(Debug)]
+pub enum Message {
+    /// A connection for this worker to own.
+    Accepted {
+        /// The socket.
+        stream: Stream,
+        /// The peer's address.
+        peer: String,
+        /// Our own address.
+        local: String,
+    },
+    /// CLIENT KILL of one of its connections.
+    Kill(u64),
+    /// The node lost its leadership: held replies must not go out as they are.
+    Demoted,
+}
+
+/// The address of a worker for the others.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// Wakes it.
+    pub waker: Waker,
+    inbox: Mutex<Vec<Message>>,
+}
+
+impl WorkerHandle {
+    /// A worker's mailbox.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { waker: Waker::new()?, inbox: Mutex::new(Vec::new()) })
+    }
+
+    /// Puts a message into its inbox and wakes it.
+    pub fn send(&self, message: Message) {
+        self.inbox.lock().push(message);
+        self.waker.wake();
+    }
+
+    /// Takes everything from the inbox.
+    pub fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut self.inbox.lock())
+    }
+}
+
+/// CLIENT PAUSE.
+#[derive(Debug, Default)]
+struct Pause {
+    active: AtomicBool,
+    until_ms: AtomicU64,
+    writes_only: AtomicBool,
+}
+
+/// Lets a background thread sleep until there is work.
+#[derive(Debug, Default)]
+pub struct Signal {
+    raised: Mutex<bool>,
+    changed: Condvar,
+    idle: AtomicBool,
+}
+
+impl Signal {
+    /// Wakes the sleeper, now or at its next wait.
+    pub fn raise(&self) {
+        *self.raised.lock() = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps until raised, or for at most `timeout`.
+    pub fn wait(&self, timeout: std::time::Duration) {
+        let mut raised = self.raised.lock();
+        if !*raised {
+            self.changed.wait_for(&mut raised, timeout);
+        }
+        *raised = false;
+    }
+
+    /// As [`Signal::wait`], for a thread that otherwise looks for work by itself: only while it sleeps here do
+    /// others pay for waking it ([`Signal::raise_if_idle`]).
+    pub fn wait_idle(&self, timeout: std::time::Duration) {
+        self.idle.store(true, Ordering::SeqCst);
+        self.wait(timeout);
+        self.idle.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes a thread that is in [`Signal::wait_idle`]. A wake-up that just misses it comes with the timeout.
+    pub fn raise_if_idle(&self) {
+        if self.idle.load(Ordering::Relaxed) {
+            self.raise();
+        }
+    }
+}
+
+/// The watermarks that one thread moves and others look at.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// `committed_lsn` of a leader.
+    pub committed: AtomicU64,
+    applied: AtomicU64,
+    checkpoint: AtomicU64,
+}
+
+impl Marks {
+    /// `committed_lsn` of a leader.
+    pub fn committed(&self) -> Lsn {
+        Lsn::new(self.committed.load(Ordering::Acquire))
+    }
+
+    /// `applied_lsn`.
+    pub fn applied(&self) -> Lsn {
+        Lsn::new(self.applied.load(Ordering::Acquire))
+    }
+
+    /// `checkpoint_lsn`.
+    pub fn checkpoint(&self) -> Lsn {
+        Lsn::new(self.checkpoint.load(Ordering::Acquire))
+    }
+
+    /// The replayer's positions.
+    pub fn publish(&self, applied: Lsn, checkpoint: Lsn) {
+        self.applied.store(applied.get(), Ordering::Release);
+        self.checkpoint.store(checkpoint.get(), Ordering::Release);
+    }
+}
+
+/// One process.
+#[derive(Debug)]
+pub struct Node {
+    config: RwLock<Arc<Config>>,
+    /// Working view, log, role: taken by one worker for a turn at a time.
+    pub engine: Mutex<Engine>,
+    /// Connections.
+    pub clients: Clients,
+    /// Counters.
+    pub stats: Stats,
+    /// The workers' mailboxes.
+    pub workers: Vec<WorkerHandle>,
+    /// The process is to end.
+    pub stopping: AtomicBool,
+    /// The followers have not been told of the last commit yet.
+    pub tail_pending: AtomicBool,
+    /// Watermarks.
+    pub marks: Marks,
+    /// Carries the image along; `None` in a pool without a dataset and while the role changes.
+    pub replayer: Mutex<Option<Replayer>>,
+    followership: Mutex<Option<Followership>>,
+    /// The thread that serves the window is there.
+    pub window_open: AtomicBool,
+    /// The image, for allocating ahead of need.
+    pub image: Arc<Image>,
+    /// Whether a checkpoint takes an `fdatasync`.
+    pub image_on_disk: bool,
+    /// The length that the image should be allocated to ahead of need, or 0.
+    pub image_due: AtomicU64,
+    /// Work for the replayer.
+    pub replay: Signal,
+    /// Work for the log writer (`disk` only).
+    pub log_writer: Signal,
+    /// A new role for the link thread.
+    pub link: Signal,
+    /// 40 hexadecimal digits, new at every start.
+    pub run_id: String,
+    /// Unix time of the start in ms.
+    pub started_at_ms: u64,
+    /// The configuration file, if any.
+    pub config_file: Option<std::path::PathBuf>,
+    /// Active expiry runs (DEBUG SET-ACTIVE-EXPIRE).
+    pub active_expire: AtomicBool,
+    started: Instant,
+    pause: Pause,
+}
+
+impl Node {
+    /// Puts the shared parts together.
+    pub fn new(
+        config: Config,
+        config_file: Option<std::path::PathBuf>,
+        (engine, opened): (Engine, Opened),
+        run_id: String,
+    ) -> io::Result<Self> {
+        let workers =
+            (0..config.io_threads.max(1)).map(|_| WorkerHandle::new()).collect::<io::Result<Vec<_>>>()?;
+        let unix_ms = unix_ms();
+        let image_on_disk = !engine.pool().image().persistence().by_instructions();
+        let committed = engine.committed();
+        let image = Arc::clone(engine.pool().image());
+        let node = Self {
+            image,
+            config: RwLock::new(Arc::new(config)),
+            engine: Mutex::new(engine),
+            marks: Marks::default(),
+            replayer: Mutex::new(None),
+            followership: Mutex::new(None),
+            window_open: AtomicBool::new(false),
+            image_on_disk,
+            image_due: AtomicU64::new(0),
+            clients: Clients::default(),
+            stats: Stats::default(),
+            workers,
+            stopping: AtomicBool::new(false),
+            tail_pending: AtomicBool::new(false),
+            replay: Signal::default(),
+            log_writer: Signal::default(),
+            link: Signal::default(),
+            run_id,
+            started_at_ms: unix_ms,
+            config_file,
+            active_expire: AtomicBool::new(true),
+            started: Instant::now(),
+            pause: Pause::default(),
+        };
+        node.marks.committed.store(committed.get(), Ordering::Release);
+        node.install(opened);
+        Ok(node)
+    }
+
+    /// A follower's state; `None` on a leader.
+    pub fn followership(&self) -> MutexGuard<'_, Option<Followership>> {
+        self.followership.lock()
+    }
+
+    /// Puts in place what a new role needs outside the engine.
+    pub fn install(&self, opened: Opened) {
+        if let Some(replayer) = &opened.replayer {
+            self.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
+        }
+        *self.replayer.lock() = opened.replayer;
+        *self.followership.lock() = opened.followership;
+        self.replay.raise();
+        self.link.raise();
+    }
+
+    /// Waits until nobody serves the window any more. Takes a moment at most, since the socket has been shut down.
+    pub fn wait_for_window_closed(&self, timeout: std::time::Duration) {
+        let deadline = Instant::now() + timeout;
+        while self.window_open.load(Ordering::Acquire) && Instant::now() < deadline {
+            self.link.raise();
+            std::thread::yield_now();
+        }
+    }
+
+    /// The configuration as of now.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Changes the configuration; readers see either all of the change or none.
+    pub fn update_config<R>(&self, change: impl FnOnce(&mut Config) -> R) -> R {
+        let mut guard = self.config.write();
+        let mut config = (**guard).clone();
+        let result = change(&mut config);
+        *guard = Arc::new(config);
+        result
+    }
+
+    /// The time, read once a turn.
+    pub fn now(&self) -> Now {
+        Now { ms: self.started.elapsed().as_millis() as u64, unix_ms: unix_ms() }
+    }
+
+    /// Wakes every worker: a commit that another thread brought about may release their replies.
+    pub fn wake_workers(&self) {
+        for worker in &self.workers {
+            worker.waker.wake();
+        }
+    }
+
+    /// Sends a message to every worker.
+    pub fn tell_workers(&self, message: impl Fn() -> Message) {
+        for worker in &self.workers {
+            worker.send(message());
+        }
+    }
+
+    /// Closes a client's connection, whichever worker owns it.
+    pub fn kill(&self, client: &Client) {
+        client.killed.store(true, Ordering::Release);
+        self.workers[client.worker].send(Message::Kill(client.id));
+    }
+
+    /// CLIENT UNBLOCK: whether that client waited in WAIT or WAITAOF. Its wait ends with what was reached.
+    pub fn unblock(&self, client: &Client, _with_error: bool) -> bool {
+        let waits = client.blocked.load(Ordering::Acquire);
+        if waits {
+            client.unblocked.store(true, Ordering::Release);
+            self.workers[client.worker].waker.wake();
+        }
+        waits
+    }
+
+    /// Starts an orderly stop.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake_workers();
+        self.replay.raise();
+        self.log_writer.raise();
+        self.link.raise();
+    }
+
+    /// CLIENT PAUSE.
+    pub fn pause(&self, until_ms: u64, writes_only: bool) {
+        self.pause.until_ms.store(until_ms, Ordering::Relaxed);
+        self.pause.writes_only.store(writes_only, Ordering::Relaxed);
+        self.pause.active.store(true, Ordering::Release);
+    }
+
+    /// CLIENT UNPAUSE.
+    pub fn unpause(&self) {
+        self.pause.active.store(false, Ordering::Release);
+        self.wake_workers();
+    }
+
+    /// Whether a CLIENT PAUSE may be in force.
+    pub fn pausing(&self) -> bool {
+        self.pause.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether the pause in force applies to this command.
+    pub fn pauses(&self, spec: &Command, now: Now, session: &Session) -> bool {
+        if !self.pausing() || session.client.kind() == ClientKind::Replica {
+            return false;
+        }
+        if now.ms >= self.pause.until_ms.load(Ordering::Relaxed) {
+            self.pause.active.store(false, Ordering::Release);
+            return false;
+        }
+        let writes = spec.flags.has(flag::WRITE) || spec.name == "exec";
+        writes || (!self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client")
+    }
+
+    /// Seconds since the start.
+    pub fn uptime_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}
+
+/// Unix time in ms.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

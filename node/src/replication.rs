@@ -1,0 +1,332 @@
+//! The leader's side of its followers' connections: sessions, control messages, windows.
+//!
+//! A follower opens two connections to the ordinary port. The first becomes its control channel ([`ControlPeer`]); over
+//! tcp a second one becomes its window. What is decided is [`farkeep_leader::Leader`]'s; here its decisions meet sockets.
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use farkeep_core::pmem::domain::{Domain, Durability};
+use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, shm, tcp};
+use farkeep_leader::{FollowerId, Join, Leader, Peer, ship};
+use farkeep_proto::control::{self, Body, Hello};
+
+use crate::clients::Client;
+pub use crate::config::LeaderAddress;
+use crate::config::{DurabilityChoice, FabricChoice};
+use crate::engine::Engine;
+use crate::node::Node;
+use crate::worker::Now;
+use crate::worker::poll::{Interest, Poll};
+
+/// One follower's session: its window, and what is to be said on its control channel.
+#[derive(Debug)]
+struct Session {
+    /// Bytes for the control channel.
+    outbox: Vec<u8>,
+    /// The follower has opened its window.
+    ready: bool,
+    window: Option<Attached>,
+}
+
+struct Attached {
+    remote: Box<dyn RemoteWindow + Send>,
+    /// The worker whose poller watches it, and for what.
+    worker: usize,
+    watched: Option<Interest>,
+    blocked: bool,
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached").field("fabric", &self.remote.kind()).field("worker", &self.worker).finish()
+    }
+}
+
+/// The sessions of one reign.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_id: HashMap<FollowerId, Session>,
+    done: Vec<Completion>,
+}
+
+impl Sessions {
+    /// Posts to every follower what it lacks. With `tail` also where nothing but the tail cell is new.
+    /// Returns whether anything went out.
+    pub fn ship(&mut self, leader: &mut Leader, log: &Arc<dyn LogMemory>, tail: bool) -> bool {
+        let mut broken = Vec::new();
+        let mut shipped = false;
+        for (&id, session) in &mut self.by_id {
+            let Some(window) = &mut session.window else { continue };
+            let Some(follower) = leader.follower(id) else { continue };
+            if !follower.in_reach() || (follower.shipped == leader.appended() && !tail && !window.blocked) {
+                continue;
+            }
+            match ship::pump(leader, id, window.remote.as_mut(), log) {
+                Ok(sending) => {
+                    window.blocked = sending == Sending::Blocked;
+                    shipped = true;
+                }
+                Err(error) => broken.push((id, error.to_string())),
+            }
+        }
+        for (id, reason) in broken {
+            self.end(leader, id, &reason);
+        }
+        shipped
+    }
+
+    /// Takes what has completed on windows that have nothing to wait on: one-sided stores complete at once.
+    pub fn collect_at_once(&mut self, leader: &mut Leader, now: Now) {
+        let one_sided =
+            |session: &Session| session.window.as_ref().is_some_and(|w| w.remote.readiness().is_none());
+        if self.by_id.values().any(one_sided) {
+            self.collect(leader, now);
+        }
+    }
+
+    /// Takes what the followers have acknowledged.
+    pub fn collect(&mut self, leader: &mut Leader, now: Now) {
+        let mut broken = Vec::new();
+        for (&id, session) in &mut self.by_id {
+            let Some(window) = &mut session.window else { continue };
+            if let Err(error) = ship::collect(leader, now.ms, id, window.remote.as_mut(), &mut self.done) {
+                broken.push((id, error.to_string()));
+            }
+        }
+        for (id, reason) in broken {
+            self.end(leader, id, &reason);
+        }
+    }
+
+    /// Forgets a session; its channels close as their owners notice.
+    pub fn end(&mut self, leader: &mut Leader, id: FollowerId, reason: &str) {
+        if self.by_id.remove(&id).is_some() {
+            let address =
+                leader.follower(id).map_or_else(String::new, |f| format!("{}:{}", f.address, f.port));
+            tracing::warn!(follower = %address, reason, "lost a follower");
+        }
+        leader.leave(id);
+    }
+
+    /// Puts a message on a follower's control channel.
+    pub fn say(&mut self, id: FollowerId, body: Body) {
+        if let Some(session) = self.by_id.get_mut(&id) {
+            control::encode(body, &mut session.outbox);
+        }
+    }
+
+    /// Takes what is to be sent on a control channel; `None` when the session is over.
+    pub fn take_outbox(&mut self, id: FollowerId) -> Option<Vec<u8>> {
+        self.by_id.get_mut(&id).map(|session| std::mem::take(&mut session.outbox))
+    }
+
+    /// Whether a window connection of this session is awaited.
+    pub fn expects_window(&self, session: u64) -> bool {
+        self.by_id.get(&FollowerId::new(session)).is_some_and(|session| session.window.is_none())
+    }
+
+    /// Brings one worker's poller in line with what its windows have to be watched for.
+    pub fn watch(&mut self, worker: usize, poll: &Poll, token_base: u64) {
+        for (id, session) in &mut self.by_id {
+            let Some(window) = &mut session.window else { continue };
+            let Some(fd) = window.remote.readiness() else { continue };
+            let wanted = Interest { readable: true, writable: window.blocked };
+            if window.worker != worker || window.watched == Some(wanted) {
+                continue;
+            }
+            let token = token_base + (id.session() & 0xFFFF_FFFF);
+            let result = match window.watched {
+                None => poll.add(fd, token, wanted),
+                Some(_) => poll.modify(fd, token, wanted),
+            };
+            match result {
+                Ok(()) => window.watched = Some(wanted),
+                Err(error) => tracing::warn!(%error, "cannot watch a follower's window"),
+            }
+        }
+    }
+
+    fn start_if_ready(&mut self, leader: &mut Leader, id: FollowerId, now: Now) -> Result<()> {
+        let Some(session) = self.by_id.get(&id) else { bail!("the session is over") };
+        if session.ready && session.window.is_some() {
+            leader.ready(now.ms, id)?;
+            if let Some(follower) = leader.follower(id) {
+                tracing::info!(
+                    follower = %format!("{}:{}", follower.address, follower.port),
+                    fabric = %follower.fabric,
+                    reason = %follower.fabric_reason,
+                    from = %follower.shipped,
+                    "a follower is attached"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The leader's end of a follower's control channel.
+#[derive(Debug)]
+pub struct ControlPeer {
+    host: String,
+    session: Option<FollowerId>,
+    buffer: Vec<u8>,
+}
+
+impl ControlPeer {
+    /// The channel of a connection that said `FARKEEP.REPLICATE`.
+    pub fn new(client: &Client) -> Self {
+        let host = client.peer.rsplit_once(':').map_or(client.peer.as_str(), |(host, _)| host);
+        Self { host: host.trim_matches(['[', ']']).to_owned(), session: None, buffer: Vec::new() }
+    }
+
+    /// Takes received bytes; answers go to `out`.
+    ///
+    /// # Errors
+    /// When the connection is of no more use; what is in `out` should still be sent.
+    pub fn feed(
+        &mut self,
+        bytes: &[u8],
+        engine: &mut Engine,
+        node: &Node,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        let mut consumed = 0;
+        while let Some((envelope, len)) = control::decode(&self.buffer[consumed..])? {
+            consumed += len;
+            match envelope.body {
+                Some(Body::Hello(hello)) => self.hello(&hello, engine, node, now, out)?,
+                Some(Body::Ready(ready)) => {
+                    let id = FollowerId::new(ready.session);
+                    let (leader, sessions) = engine.leading().context("this node is not the leader")?;
+                    if let Some(session) = sessions.by_id.get_mut(&id) {
+                        session.ready = true;
+                    }
+                    sessions.start_if_ready(leader, id, now)?;
+                }
+                Some(Body::Status(status)) => {
+                    let id = FollowerId::new(status.session);
+                    let (leader, _) = engine.leading().context("this node is not the leader")?;
+                    leader.status(now.ms, id, &status)?;
+                }
+                Some(Body::Goodbye(goodbye)) => bail!("the follower ends the session: {}", goodbye.reason),
+                _ => {}
+            }
+        }
+        self.buffer.drain(..consumed);
+        Ok(())
+    }
+
+    fn hello(
+        &mut self,
+        hello: &Hello,
+        engine: &mut Engine,
+        node: &Node,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let config = node.config();
+        let peer = Peer { address: self.host.clone(), fabrics: usable_fabrics(config.fabric) };
+        let Some((leader, sessions)) = engine.leading() else {
+            let text =
+                "this node is a follower itself; followers of followers are not supported, follow the leader";
+            let refuse = control::Refuse {
+                reason: control::RefuseReason::NotLeader.into(),
+                text: text.to_owned(),
+                epoch: 0,
+            };
+            control::encode(Body::Refuse(refuse), out);
+            return Ok(());
+        };
+        match leader.join(now.ms, hello, &peer) {
+            Join::Accepted { id, welcome, replaces } => {
+                if let Some(old) = replaces {
+                    sessions.by_id.remove(&old);
+                }
+                let mut session = Session { outbox: Vec::new(), ready: false, window: None };
+                if FabricKind::from_name(&welcome.fabric) == Some(FabricKind::Shm) {
+                    session.window = Some(open_shm(hello, durability(config.durability))?);
+                }
+                control::encode(Body::Welcome(welcome), out);
+                sessions.by_id.insert(id, session);
+                self.session = Some(id);
+            }
+            Join::Refused(refuse) => {
+                tracing::warn!(follower = %self.host, reason = %refuse.text, "refused a follower");
+                engine.count_refusal();
+                control::encode(Body::Refuse(refuse), out);
+            }
+            Join::Renew { above, refuse } => {
+                tracing::info!(epoch = %above.get(), "a follower has promised to a later epoch; renewing the reign");
+                engine.renew_reign(node, above)?;
+                control::encode(Body::Refuse(refuse), out);
+            }
+        }
+        Ok(())
+    }
+
+    /// The session, once there is one.
+    pub fn session(&self) -> Option<FollowerId> {
+        self.session
+    }
+
+    /// The connection is gone.
+    pub fn closed(&self, engine: &mut Engine) {
+        if let (Some(id), Some((leader, sessions))) = (self.session, engine.leading()) {
+            sessions.end(leader, id, "the control connection closed");
+        }
+    }
+}
+
+/// A session's window connection has arrived on `stream`.
+///
+/// # Errors
+/// When the session is over.
+pub fn attach_window(
+    engine: &mut Engine,
+    session: u64,
+    stream: TcpStream,
+    worker: usize,
+    now: Now,
+) -> Result<()> {
+    let id = FollowerId::new(session);
+    let (leader, sessions) = engine.leading().context("this node is not the leader")?;
+    let entry = sessions.by_id.get_mut(&id).context("the session is over")?;
+    entry.window = Some(Attached {
+        remote: Box::new(tcp::Remote::new(tcp::Socket::new(stream))),
+        worker,
+        watched: None,
+        blocked: false,
+    });
+    sessions.start_if_ready(leader, id, now)
+}
+
+fn open_shm(hello: &Hello, durability: Durability) -> Result<Attached> {
+    let offer = hello.fabrics.iter().find(|offer| offer.name == FabricKind::Shm.name());
+    let offer = offer.context("the follower offers no shm")?;
+    let window = shm::SharedWindow::map(offer, &hello.node_id, durability)?;
+    Ok(Attached { remote: Box::new(shm::Remote::new(window)), worker: 0, watched: None, blocked: false })
+}
+
+/// The fabrics that this leader can use towards a follower. shm has to be asked for on both sides: nothing fences a
+/// leader that stores into another process's memory, so it is for tests, measurements and memory that hosts share.
+fn usable_fabrics(choice: FabricChoice) -> Vec<FabricKind> {
+    match choice {
+        FabricChoice::Shm => vec![FabricKind::Shm, FabricKind::Tcp],
+        _ => vec![FabricKind::Tcp],
+    }
+}
+
+/// The configured durability, as the core understands it.
+pub fn durability(choice: DurabilityChoice) -> Durability {
+    match choice {
+        DurabilityChoice::Auto => Durability::Auto,
+        DurabilityChoice::Pmem => Durability::Forced(Domain::Pmem),
+        DurabilityChoice::Disk => Durability::Forced(Domain::Disk),
+        DurabilityChoice::Volatile => Durability::Forced(Domain::Volatile),
+    }
+}

@@ -1,0 +1,763 @@
+//! An I/O worker: one thread, one epoll, many connections.
+//!
+//! A *turn* is what happens between two waits, and it is the unit of group commit: read every readable
+//! socket; take the engine; execute every complete command, each appending its redo record to the log in
+//! memory; make the log persistent once; send the new bytes to the followers once; let the engine go; write
+//! out the replies whose log position is committed. A follower's acknowledgement is just another readable
+//! socket, so the replies it releases leave in the same loop, with no hop between threads.
+//!
+//! The loop is our own rather than a tokio runtime because the turn has to be a thing one can see: the one
+//! persist, the one send and the one lock of a batch happen at its end.
+
+pub mod connection;
+pub mod output;
+pub mod poll;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use farkeep_core::lsn::Lsn;
+use farkeep_proto::resp::{self, Decoded};
+use slab::Slab;
+
+use crate::clients::{Client, ClientKind};
+use crate::commands::{self, Call, Flow, replication};
+use crate::config::ClientClass;
+use crate::engine::Engine;
+use crate::node::{Message, Node};
+use crate::stats;
+use connection::{Blocked, Connection, Obstacle, Protocol, ReadOutcome, ReplyMode, Session, Stream};
+use poll::{Interest, Poll, Ready};
+
+const WAKER: u64 = u64::MAX;
+const LISTENERS: u64 = u64::MAX - 64;
+/// Tokens from here up to the listeners are followers' windows.
+const WINDOWS: u64 = 1 << 62;
+
+/// Connections accepted in one go, so that a storm of them does not starve the others.
+const ACCEPT_BURST: usize = 64;
+/// Longest wait: the cron runs ten times a second at least.
+const CRON_PERIOD_MS: u64 = 100;
+/// How long the tail cell may lag the last commit while nothing else is shipped.
+const TAIL_DELAY_MS: u64 = 1;
+/// How often a command that could not be executed is tried again.
+const RETRY_PERIOD_MS: u64 = 1;
+/// Replies are appended up to this much a turn before a connection lets others go first.
+const OUTPUT_BURST_BYTES: usize = 1024 * 1024;
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// A worker's private state.
+#[derive(Debug)]
+pub struct Worker {
+    node: Arc<Node>,
+    index: usize,
+    poll: Poll,
+    listeners: Vec<Listener>,
+    connections: Slab<Box<Connection>>,
+    ready: Vec<Ready>,
+    /// Connections with input to execute in this turn.
+    runnable: Vec<usize>,
+    /// Connections that may have something to send at the end of this turn.
+    flushable: Vec<usize>,
+    /// Held replies in the order of the log: `(until, connection, client id)`.
+    held: VecDeque<(Lsn, usize, u64, u64)>,
+    /// Connections that wait inside a command.
+    blocked: Vec<usize>,
+    /// Followers' control channels.
+    controls: Vec<usize>,
+    args: Vec<std::ops::Range<usize>>,
+    /// A follower has acknowledged something.
+    windows_ready: bool,
+    next_cron_ms: u64,
+    committed: Lsn,
+    now: Now,
+    next_worker: usize,
+}
+
+/// The time of a turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// Monotonic ms since the node started.
+    pub ms: u64,
+    /// Unix time in ms.
+    pub unix_ms: u64,
+}
+
+impl Worker {
+    /// A worker; the one with index 0 owns the listeners.
+    pub fn new(node: Arc<Node>, index: usize, listeners: Vec<Listener>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.add(&node.workers[index].waker, WAKER, Interest::READ)?;
+        for (at, listener) in listeners.iter().enumerate() {
+            match listener {
+                Listener::Tcp(socket) => poll.add(socket, LISTENERS + at as u64, Interest::READ)?,
+                Listener::Unix(socket) => poll.add(socket, LISTENERS + at as u64, Interest::READ)?,
+            }
+        }
+        Ok(Self {
+            node,
+            index,
+            poll,
+            listeners,
+            connections: Slab::new(),
+            ready: Vec::new(),
+            runnable: Vec::new(),
+            flushable: Vec::new(),
+            held: VecDeque::new(),
+            blocked: Vec::new(),
+            args: Vec::new(),
+            windows_ready: false,
+            controls: Vec::new(),
+            next_cron_ms: 0,
+            committed: Lsn::ZERO,
+            now: Now::default(),
+            next_worker: 0,
+        })
+    }
+
+    /// Runs until the node stops.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.node.stopping.load(Ordering::Acquire) {
+            let timeout_ms = self.timeout_ms();
+            self.ready.clear();
+            self.poll.wait(timeout_ms, &mut self.ready)?;
+            self.now = self.node.now();
+            self.turn()?;
+        }
+        self.say_goodbye();
+        Ok(())
+    }
+
+    fn timeout_ms(&self) -> u64 {
+        let mut timeout = self.next_cron_ms.saturating_sub(self.now.ms).min(CRON_PERIOD_MS);
+        if self.node.tail_pending.load(Ordering::Relaxed) {
+            timeout = timeout.min(TAIL_DELAY_MS);
+        }
+        for &at in &self.blocked {
+            let deadline_ms =
+                match self.connections.get(at).and_then(|connection| connection.blocked.as_ref()) {
+                    Some(Blocked::Wait(wait)) => wait.deadline_ms,
+                    Some(Blocked::Retry { .. }) => Some(self.now.ms + RETRY_PERIOD_MS),
+                    None => None,
+                };
+            timeout =
+                deadline_ms.map_or(timeout, |deadline| timeout.min(deadline.saturating_sub(self.now.ms)));
+        }
+        timeout
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let mut woken = false;
+        let ready = std::mem::take(&mut self.ready);
+        for event in &ready {
+            match event.token {
+                WAKER => woken = true,
+                token if token >= LISTENERS => self.accept((token - LISTENERS) as usize)?,
+                token if token >= WINDOWS => self.windows_ready = true,
+                token => self.connection_ready(token as usize, *event),
+            }
+        }
+        self.ready = ready;
+        if woken {
+            self.node.workers[self.index].waker.drain();
+            self.take_messages()?;
+        }
+        let cron = self.now.ms >= self.next_cron_ms;
+        if woken
+            || cron
+            || self.windows_ready
+            || !self.runnable.is_empty()
+            || !self.blocked.is_empty()
+            || timed_tail(&self.node)
+        {
+            self.locked_part(cron);
+        }
+        if cron {
+            self.next_cron_ms = self.now.ms + CRON_PERIOD_MS;
+            self.cron();
+        }
+        self.release_held();
+        self.flush();
+        Ok(())
+    }
+
+    /// Everything that needs the engine, in one go.
+    fn locked_part(&mut self, cron: bool) {
+        let node = Arc::clone(&self.node);
+        let mut engine = node.engine.lock();
+        if self.windows_ready || cron {
+            self.windows_ready = false;
+            engine.poll_windows(&node, self.now);
+        }
+        let runnable = std::mem::take(&mut self.runnable);
+        for &at in &runnable {
+            self.execute(&mut engine, at);
+        }
+        self.runnable = runnable;
+        self.runnable.clear();
+        if cron && self.index == 0 {
+            engine.cron(&node, self.now);
+        }
+        engine.end_turn(&node, self.now);
+        self.committed = engine.committed();
+        self.resume_blocked(&mut engine);
+        engine.watch_windows(self.index, &self.poll, WINDOWS);
+    }
+
+    fn connection_ready(&mut self, at: usize, event: Ready) {
+        let Some(connection) = self.connections.get_mut(at) else { return };
+        if event.writable {
+            mark(&mut self.flushable, at);
+        }
+        if !event.readable || connection.dead {
+            return;
+        }
+        if connection.unparsed() > 0 && connection.blocked.is_some() {
+            // Backpressure: a connection that waits does not get to fill our memory, but its end is noticed.
+            let limit = self.node.config().client_query_buffer_limit;
+            if connection.unparsed() >= limit.min(1024 * 1024) {
+                return;
+            }
+        }
+        stats::add(&self.node.stats.socket_reads, 1);
+        let before = connection.input.len();
+        match connection.read() {
+            ReadOutcome::Data => {
+                let count = connection.input.len().saturating_sub(before) as u64;
+                stats::add(&self.node.stats.input_bytes, count);
+                self.runnable.push(at);
+            }
+            ReadOutcome::Empty => {}
+            ReadOutcome::Closed => {
+                connection.dead = true;
+                mark(&mut self.flushable, at);
+            }
+        }
+    }
+
+    fn execute(&mut self, engine: &mut Engine, at: usize) {
+        let Some(connection) = self.connections.get_mut(at) else { return };
+        let mut connection = &mut **connection;
+        mark(&mut self.flushable, at);
+        connection.output.begin_turn();
+        let was_held = connection.output.held_until();
+        match &mut connection.protocol {
+            Protocol::Resp => {}
+            Protocol::Control(peer) => {
+                let bytes = &connection.input[connection.parsed..];
+                let result = peer.feed(bytes, engine, &self.node, self.now, connection.output.buffer());
+                connection.parsed = connection.input.len();
+                if let Err(error) = result {
+                    tracing::info!(error = format!("{error:#}"), peer = %connection.session.client.peer, "control connection ends");
+                    connection.dead = true;
+                }
+                return;
+            }
+        }
+        let config = self.node.config();
+        let limits = resp::Limits {
+            max_bulk_len: config.proto_max_bulk_len,
+            authenticated: connection.session.authenticated,
+        };
+        let now = self.now;
+        loop {
+            if connection.blocked.is_some() || connection.close_after_flush || connection.dead {
+                break;
+            }
+            if connection.parsed == connection.input.len() || connection.output.pending() > OUTPUT_BURST_BYTES
+            {
+                break;
+            }
+            let Connection { session, input, parsed, decode, output, .. } = connection;
+            let bytes = &mut input[*parsed..];
+            let consumed = match resp::decode(bytes, &mut self.args, &limits, decode) {
+                Ok(Decoded::Incomplete) => {
+                    if bytes.len() > config.client_query_buffer_limit {
+                        tracing::warn!(
+                            client = session.client.id,
+                            "closing client that reached max query buffer length"
+                        );
+                        connection.dead = true;
+                    }
+                    break;
+                }
+                Ok(Decoded::Empty { consumed }) => {
+                    connection.parsed += consumed;
+                    continue;
+                }
+                Ok(Decoded::Command { consumed }) => consumed,
+                Err(error) => {
+                    stats::add(&self.node.stats.protocol_errors, 1);
+                    error.push_reply(output.buffer());
+                    connection.close_after_flush = true;
+                    break;
+                }
+            };
+            let start = output.position();
+            let mut hold = Lsn::ZERO;
+            let mut call = Call {
+                node: &self.node,
+                config: &config,
+                engine,
+                session,
+                out: output.buffer(),
+                now,
+                hold: &mut hold,
+            };
+            let bytes = &*bytes;
+            let flow = with_argv(bytes, &self.args, |argv| match commands::dispatch(&mut call, argv) {
+                Flow::Stall(obstacle) => {
+                    let argv = argv.iter().map(|arg| arg.to_vec()).collect();
+                    Flow::Block(Blocked::Retry { argv, obstacle })
+                }
+                flow => flow,
+            });
+            connection.parsed += consumed;
+            if !self.after_command(engine, at, start, hold, flow) {
+                return;
+            }
+            let Some(again) = self.connections.get_mut(at) else { return };
+            connection = &mut **again;
+        }
+        let client = &connection.session.client;
+        client.active_at_ms.store(now.unix_ms, Ordering::Relaxed);
+        if let Some(until) = connection.output.held_until()
+            && was_held != Some(until)
+        {
+            stats::add(&self.node.stats.held_replies, 1);
+            let deadline_ms = now.ms + config.commit_timeout_ms;
+            self.held.push_back((until, at, client.id, deadline_ms));
+        }
+    }
+
+    /// What follows from a command's outcome. Returns whether the connection still speaks RESP.
+    fn after_command(&mut self, engine: &mut Engine, at: usize, start: usize, hold: Lsn, flow: Flow) -> bool {
+        let Some(connection) = self.connections.get_mut(at) else { return false };
+        apply_reply_mode(connection, start);
+        if engine.must_hold(hold) && connection.output.position() > start {
+            connection.output.hold(start, hold);
+        }
+        match flow {
+            Flow::Continue | Flow::Stall(_) => {}
+            Flow::Close => connection.close_after_flush = true,
+            Flow::Block(reason) => {
+                if let Blocked::Retry { obstacle: Obstacle::LogFull { .. }, .. } = reason {
+                    stats::add(&self.node.stats.log_full_waits, 1);
+                }
+                connection.blocked = Some(reason);
+                block(&mut self.blocked, at, &connection.session.client);
+            }
+            Flow::Control(peer) => {
+                connection.session.client.kind.store(ClientKind::Replica as u32, Ordering::Relaxed);
+                connection.protocol = Protocol::Control(peer);
+                self.controls.push(at);
+                return false;
+            }
+            Flow::Window(session) => {
+                if let Err(error) = self.hand_over_window(engine, at, session) {
+                    tracing::warn!(%error, "a window connection could not be used");
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives a connection's socket to the engine as a follower's window.
+    fn hand_over_window(&mut self, engine: &mut Engine, at: usize, session: u64) -> anyhow::Result<()> {
+        let connection = self.connections.remove(at);
+        self.node.clients.remove(connection.session.client.id);
+        self.flushable.retain(|&other| other != at);
+        let leftover = connection.output.sendable().to_vec();
+        self.poll.remove(connection.stream.as_fd())?;
+        let Stream::Tcp(stream) = connection.stream else {
+            anyhow::bail!("a window connection must be TCP");
+        };
+        rustix::net::send(&stream, &leftover, rustix::net::SendFlags::NOSIGNAL)?;
+        crate::replication::attach_window(engine, session, stream, self.index, self.now)
+    }
+
+    fn resume_blocked(&mut self, engine: &mut Engine) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        let blocked = std::mem::take(&mut self.blocked);
+        let mut again = false;
+        for at in blocked {
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            let Some(reason) = connection.blocked.take() else { continue };
+            let resumed = match &reason {
+                Blocked::Retry { argv, obstacle } => self.retry(engine, at, argv, *obstacle),
+                Blocked::Wait(wait) => {
+                    let reached = engine.wait_counts(wait.lsn);
+                    let late = wait.deadline_ms.is_some_and(|deadline| self.now.ms >= deadline);
+                    let enough = replication::is_reached(wait, reached);
+                    if enough || late || connection.session.client.unblocked.swap(false, Ordering::Relaxed) {
+                        replication::reply_wait(wait, reached, connection.output.buffer());
+                        true
+                    } else {
+                        false
+                    }
+                }
+            };
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            if resumed {
+                connection.session.client.blocked.store(false, Ordering::Relaxed);
+                mark(&mut self.flushable, at);
+                self.execute(engine, at);
+                again = true;
+            } else {
+                connection.blocked = Some(reason);
+                self.blocked.push(at);
+            }
+        }
+        if again {
+            engine.end_turn(&self.node, self.now);
+            self.committed = engine.committed();
+        }
+    }
+
+    /// Tries a command again that could not be executed. Returns whether it is done with.
+    fn retry(&mut self, engine: &mut Engine, at: usize, argv: &[Vec<u8>], obstacle: Obstacle) -> bool {
+        let Some(connection) = self.connections.get_mut(at) else { return true };
+        let config = self.node.config();
+        let start = connection.output.position();
+        let mut hold = Lsn::ZERO;
+        let borrowed: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
+        let mut call = Call {
+            node: &self.node,
+            config: &config,
+            engine,
+            session: &mut connection.session,
+            out: connection.output.buffer(),
+            now: self.now,
+            hold: &mut hold,
+        };
+        let flow = match commands::dispatch(&mut call, &borrowed) {
+            Flow::Stall(_) => match obstacle {
+                Obstacle::LogFull { deadline_ms } if self.now.ms >= deadline_ms => {
+                    commands::give_up_log_wait(&mut call);
+                    Flow::Continue
+                }
+                _ => return false,
+            },
+            flow => flow,
+        };
+        self.after_command(engine, at, start, hold, flow);
+        true
+    }
+
+    fn release_held(&mut self) {
+        while let Some(&(until, at, id, _)) = self.held.front() {
+            if until > self.committed {
+                break;
+            }
+            self.held.pop_front();
+            if let Some(connection) = self.connections.get_mut(at)
+                && connection.session.client.id == id
+            {
+                connection.output.release(self.committed);
+                mark(&mut self.flushable, at);
+            }
+        }
+    }
+
+    /// Ends every held reply whose deadline passed, or all of them, with an error that claims nothing.
+    fn fail_held(&mut self, all: bool, error: &str) {
+        while let Some(&(_, at, id, deadline_ms)) = self.held.front() {
+            if !all && self.now.ms < deadline_ms {
+                break;
+            }
+            self.held.pop_front();
+            stats::add(&self.node.stats.held_failed, 1);
+            if let Some(connection) = self.connections.get_mut(at)
+                && connection.session.client.id == id
+            {
+                connection.output.fail_held(error.as_bytes());
+                connection.close_after_flush = true;
+                mark(&mut self.flushable, at);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut flushable = std::mem::take(&mut self.flushable);
+        for &at in &flushable {
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            let before = connection.output.pending();
+            let result = if before == 0 { Ok(true) } else { connection.write() };
+            let written = (before - connection.output.pending()) as u64;
+            if written > 0 {
+                stats::add(&self.node.stats.socket_writes, 1);
+                stats::add(&self.node.stats.output_bytes, written);
+            }
+            let killed = connection.session.client.killed.load(Ordering::Relaxed);
+            let done = match result {
+                Err(_) => true,
+                Ok(_) if connection.dead || killed => true,
+                Ok(all_sent) => {
+                    if all_sent == connection.watches_writable {
+                        connection.watches_writable = !all_sent;
+                        let interest = Interest { readable: true, writable: !all_sent };
+                        if self.poll.modify(&connection.stream, at as u64, interest).is_err() {
+                            connection.dead = true;
+                        }
+                    }
+                    connection.close_after_flush && connection.output.pending() == 0
+                }
+            };
+            if done {
+                self.close(at);
+            } else if self.over_output_limit(at) {
+                tracing::warn!(connection = at, "client closed for overcoming of output buffer limits");
+                self.close(at);
+            } else if let Some(connection) = self.connections.get(at)
+                && connection.unparsed() > 0
+                && connection.blocked.is_none()
+                && connection.output.pending() == 0
+                && connection.output.sendable().is_empty()
+                && !connection.decode.is_mid_command()
+            {
+                // The burst limit stopped it with commands left: go on in the next turn.
+                self.runnable.push(at);
+            }
+        }
+        flushable.clear();
+        self.flushable = flushable;
+        if !self.runnable.is_empty() {
+            self.node.workers[self.index].waker.wake();
+        }
+    }
+
+    fn over_output_limit(&self, at: usize) -> bool {
+        let Some(connection) = self.connections.get(at) else { return false };
+        let class = match connection.session.client.kind() {
+            ClientKind::Normal => ClientClass::Normal,
+            ClientKind::Replica => ClientClass::Replica,
+        };
+        let limit = self.node.config().output_buffer_hard_limit(class);
+        limit > 0 && connection.output.pending() > limit
+    }
+
+    fn close(&mut self, at: usize) {
+        let connection = self.connections.remove(at);
+        // Closing the descriptor takes it out of the poller.
+        self.node.clients.remove(connection.session.client.id);
+        if connection.session.client.watching.load(Ordering::Relaxed) {
+            self.node.engine.lock().unwatch(&connection.session.client);
+        }
+        if let Protocol::Control(peer) = &connection.protocol {
+            peer.closed(&mut self.node.engine.lock());
+        }
+    }
+
+    fn cron(&mut self) {
+        let config = self.node.config();
+        self.fail_held(
+            false,
+            "-NOREPLICAS the write was not confirmed by enough followers in time; its fate is unknown\r\n",
+        );
+        self.speak_to_followers();
+        let mut idle = Vec::new();
+        for (at, connection) in &self.connections {
+            let client = &connection.session.client;
+            client.query_len_bytes.store(connection.unparsed(), Ordering::Relaxed);
+            client.output_len_bytes.store(connection.output.pending(), Ordering::Relaxed);
+            client.db.store(connection.session.db as u32, Ordering::Relaxed);
+            if connection.session.last_command.is_some() {
+                client.names.lock().last_command = connection.session.last_command;
+            }
+            let quiet_ms = self.now.unix_ms.saturating_sub(client.active_at_ms.load(Ordering::Relaxed));
+            if config.timeout_s > 0
+                && client.kind() == ClientKind::Normal
+                && connection.blocked.is_none()
+                && quiet_ms > config.timeout_s * 1000
+            {
+                idle.push(at);
+            }
+        }
+        for at in idle {
+            self.close(at);
+        }
+    }
+
+    /// Sends heartbeats and the like on the control channels, and closes those whose session is over.
+    fn speak_to_followers(&mut self) {
+        let node = Arc::clone(&self.node);
+        let mut controls = std::mem::take(&mut self.controls);
+        controls.retain(|&at| {
+            let Some(connection) = self.connections.get_mut(at) else { return false };
+            let Protocol::Control(peer) = &connection.protocol else { return false };
+            let Some(id) = peer.session() else { return true };
+            let outbox = node.engine.lock().leading().and_then(|(_, sessions)| sessions.take_outbox(id));
+            match outbox {
+                Some(bytes) => connection.output.buffer().extend_from_slice(&bytes),
+                None => connection.dead = true,
+            }
+            mark(&mut self.flushable, at);
+            true
+        });
+        self.controls = controls;
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<()> {
+        for _ in 0..ACCEPT_BURST {
+            let accepted = match &self.listeners[listener] {
+                Listener::Tcp(socket) => socket.accept().map(|(stream, peer)| {
+                    let local = stream.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
+                    (Stream::Tcp(stream), peer.to_string(), local)
+                }),
+                Listener::Unix(socket) => socket.accept().map(|(stream, _)| {
+                    let path = self.node.config().unixsocket.clone().unwrap_or_default();
+                    (Stream::Unix(stream), format!("{path}:0"), format!("{path}:0"))
+                }),
+            };
+            let (stream, peer, local) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    return Ok(());
+                }
+            };
+            let target = self.next_worker % self.node.workers.len();
+            self.next_worker += 1;
+            if target == self.index {
+                self.adopt(stream, peer, local)?;
+            } else {
+                self.node.workers[target].send(Message::Accepted { stream, peer, local });
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, stream: Stream, peer: String, local: String) -> io::Result<()> {
+        stats::add(&self.node.stats.connections, 1);
+        let config = self.node.config();
+        let refusal = if self.node.clients.len() >= config.maxclients {
+            stats::add(&self.node.stats.rejected_connections, 1);
+            Some("-ERR max number of clients reached\r\n")
+        } else {
+            config.protected_mode_refusal(&peer)
+        };
+        match &stream {
+            Stream::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                socket.set_nodelay(true)?;
+                if config.tcp_keepalive_s > 0 {
+                    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
+                    let idle = std::time::Duration::from_secs(config.tcp_keepalive_s);
+                    rustix::net::sockopt::set_tcp_keepidle(socket, idle)?;
+                }
+            }
+            Stream::Unix(socket) => socket.set_nonblocking(true)?,
+        }
+        if let Some(text) = refusal {
+            // The client may be gone already; there is nobody else to tell.
+            let _ = rustix::net::send(&stream, text.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
+            return Ok(());
+        }
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd());
+        let client = self.node.clients.add(peer, local, fd, self.index, self.now.unix_ms);
+        let session = Session::new(client, config.requirepass.is_none());
+        let entry = self.connections.vacant_entry();
+        self.poll.add(&stream, entry.key() as u64, Interest::READ)?;
+        entry.insert(Box::new(Connection::new(stream, session)));
+        Ok(())
+    }
+
+    fn take_messages(&mut self) -> io::Result<()> {
+        for message in self.node.workers[self.index].take() {
+            match message {
+                Message::Accepted { stream, peer, local } => self.adopt(stream, peer, local)?,
+                Message::Kill(id) => {
+                    let at =
+                        self.connections.iter().find(|(_, c)| c.session.client.id == id).map(|(at, _)| at);
+                    if let Some(at) = at {
+                        mark(&mut self.flushable, at);
+                    }
+                }
+                Message::Demoted => {
+                    self.fail_held(
+                        true,
+                        "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n",
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// On an orderly stop, sends what may still be sent.
+    fn say_goodbye(&mut self) {
+        let node = Arc::clone(&self.node);
+        {
+            let mut engine = node.engine.lock();
+            engine.end_turn(&node, self.now);
+            self.committed = engine.committed();
+        }
+        self.release_held();
+        self.flush();
+    }
+}
+
+fn timed_tail(node: &Node) -> bool {
+    node.tail_pending.load(Ordering::Relaxed)
+}
+
+fn mark(list: &mut Vec<usize>, at: usize) {
+    if list.last() != Some(&at) {
+        list.push(at);
+    }
+}
+
+fn block(list: &mut Vec<usize>, at: usize, client: &Client) {
+    client.blocked.store(true, Ordering::Relaxed);
+    if !list.contains(&at) {
+        list.push(at);
+    }
+}
+
+fn apply_reply_mode(connection: &mut Connection, start: usize) {
+    match connection.session.reply_mode {
+        ReplyMode::On => {}
+        ReplyMode::Off => connection.output.buffer().truncate(start),
+        ReplyMode::SkipNext => {
+            connection.output.buffer().truncate(start);
+            connection.session.reply_mode = ReplyMode::Skip;
+        }
+        ReplyMode::Skip => {
+            connection.output.buffer().truncate(start);
+            connection.session.reply_mode = ReplyMode::On;
+        }
+    }
+}
+
+/// Arguments up to this many need no allocation.
+const INLINE_ARGS: usize = 16;
+
+fn with_argv<R>(bytes: &[u8], args: &[std::ops::Range<usize>], run: impl FnOnce(&[&[u8]]) -> R) -> R {
+    if args.len() <= INLINE_ARGS {
+        let mut argv: [&[u8]; INLINE_ARGS] = [&[]; INLINE_ARGS];
+        for (slot, range) in argv.iter_mut().zip(args) {
+            *slot = &bytes[range.clone()];
+        }
+        run(&argv[..args.len()])
+    } else {
+        let argv: Vec<&[u8]> = args.iter().map(|range| &bytes[range.clone()]).collect();
+        run(&argv)
+    }
+}
