@@ -1,4 +1,5 @@
-//! What a command costs, transaction included and log append excluded, over a million keys of 16 bytes with values of 64.
+//! What a command costs, transaction included and log append excluded, over a million keys of 16 bytes with
+//! values of 64.
 //!
 //! Besides times it prints what a write costs in redo bytes and a key in image bytes.
 

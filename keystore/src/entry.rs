@@ -4,16 +4,17 @@
 //! kind u8 | flags u8 | capacity u16 | key length u32 | value u64 | expiry u64 | key | payload
 //! ```
 //!
-//! `kind` is the type and its encoding. `capacity` is the length of the entry's block in units of 16 bytes (0xFFFF: ask the
-//! allocator), so that an overwriting `SET` knows without visiting the allocator whether the new value fits. `expiry` is in
-//! milliseconds since 1970, 0 for never.
+//! `kind` is the type and its encoding. `capacity` is the length of the entry's block in units of 16 bytes
+//! (0xFFFF: ask the allocator), so that an overwriting `SET` knows without visiting the allocator whether the
+//! new value fits. `expiry` is in milliseconds since 1970, 0 for never.
 //!
 //! What `value` means is up to the encoding's [`Storage`]:
 //! - a number: the number, and there is no payload;
 //! - inline: the payload's [`Extent`], length and item count in one word; the payload follows the key;
-//! - a block: the offset of a block `Extent | bytes`, so that a large value grows without moving the entry, and the entry
-//!   stays on the page where its neighbours are;
-//! - an index: the number of times it was rebuilt (unused, 0); the payload is an [`index::Root`](crate::index::Root).
+//! - a block: the offset of a block `Extent | bytes`, so that a large value grows without moving the entry,
+//!   and the entry stays on the page where its neighbours are;
+//! - an index: the number of times it was rebuilt (unused, 0); the payload is an
+//!   [`index::Root`](crate::index::Root).
 //!
 //! A value of type T never looks inside `value` itself: [`crate::payload`] does that for all of them.
 //!

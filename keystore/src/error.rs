@@ -1,8 +1,8 @@
 //! What can go wrong in a command, in the words clients know.
 //!
-//! A handler returns a [`CommandError`] and nothing else: whoever called it truncates the output, rolls the transaction back to
-//! the command's savepoint and sends [`CommandError::reply`]. So a handler may fail at any point without having changed
-//! anything, and no handler contains clean-up code.
+//! A handler returns a [`CommandError`] and nothing else: whoever called it truncates the output, rolls the
+//! transaction back to the command's savepoint and sends [`CommandError::reply`]. So a handler may fail at
+//! any point without having changed anything, and no handler contains clean-up code.
 
 use std::borrow::Cow;
 
@@ -64,7 +64,8 @@ impl CommandError {
         Self::Other(Cow::Owned(text))
     }
 
-    /// The wrong-number-of-arguments refusal a handler raises itself, for example `HSET` with an odd number of words.
+    /// The wrong-number-of-arguments refusal a handler raises itself, for example `HSET` with an odd number
+    /// of words.
     pub const fn arity(name: &'static str) -> Self {
         Self::Arity(Cow::Borrowed(name))
     }
@@ -74,7 +75,8 @@ impl CommandError {
         self.to_string()
     }
 
-    /// Redis's answer to a subcommand it does not have: `command` in upper case, `sub` as the client wrote it.
+    /// Redis's answer to a subcommand it does not have: `command` in upper case, `sub` as the client wrote
+    /// it.
     pub fn unknown_subcommand(command: &str, sub: &[u8]) -> Self {
         let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
         Self::owned(format!("ERR unknown subcommand '{sub}'. Try {command} HELP."))

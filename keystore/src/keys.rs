@@ -1,4 +1,5 @@
-//! What can be done with a whole key, whatever its type: remove it, let it expire, rename, copy or move it, flush its database.
+//! What can be done with a whole key, whatever its type: remove it, let it expire, rename, copy or move it,
+//! flush its database.
 
 use farkeep_core::heap::{HeapError, Offset};
 
@@ -12,25 +13,22 @@ use crate::signal::Signal;
 
 impl WriteCtx<'_, '_> {
     /// Removes a key with its value. Tells nobody: the command knows which event it is.
-    ///
-    /// # Errors
-    /// When the index has to merge and the image cannot grow.
-    pub(crate) fn remove(&mut self, key: &[u8], slot: &Slot) -> Result<(), HeapError> {
-        self.unlink(key, slot)?;
-        payload::release_value(self.txn, self.ks.layout.reclaim_at, slot.entry)?;
+    /// Never asks for memory, so it succeeds in a full image.
+    pub(crate) fn remove(&mut self, key: &[u8], slot: &Slot) {
+        self.unlink(key, slot);
+        payload::release_value(self.txn, self.ks.layout.reclaim_at, slot.entry);
         self.txn.free(slot.entry.at);
-        Ok(())
     }
 
     /// Takes an entry out of its database's indexes and leaves it where it is.
-    fn unlink(&mut self, key: &[u8], slot: &Slot) -> Result<(), HeapError> {
+    fn unlink(&mut self, key: &[u8], slot: &Slot) {
         let db = self.indexes();
         if slot.entry.header.expire_ms != 0
             && let Some(found) = db.expires.find(self.txn, slot.hash, key)
         {
-            db.expires.remove(self.txn, &found)?;
+            db.expires.remove(self.txn, &found);
         }
-        db.keys.remove(self.txn, &slot.found)
+        db.keys.remove(self.txn, &slot.found);
     }
 
     /// Puts an entry that is in no index into those of `db`.
@@ -61,7 +59,7 @@ impl WriteCtx<'_, '_> {
         let expires = self.indexes().expires;
         if expire_ms == 0 {
             if let Some(found) = expires.find(self.txn, slot.hash, key) {
-                expires.remove(self.txn, &found)?;
+                expires.remove(self.txn, &found);
             }
         } else if !had {
             expires.insert(self.txn, slot.hash, slot.entry.at)?;
@@ -69,11 +67,12 @@ impl WriteCtx<'_, '_> {
         Ok(())
     }
 
-    /// Gives the entry of `slot` the name `to`, which is not taken. The value does not move, unless it is in the entry.
+    /// Gives the entry of `slot` the name `to`, which is not taken. The value does not move, unless it is in
+    /// the entry.
     pub(crate) fn rename(&mut self, from: &[u8], slot: &Slot, to: &[u8]) -> Result<(), HeapError> {
         let entry = slot.entry;
         let at = self.clone_entry(entry, to, None)?;
-        self.unlink(from, slot)?;
+        self.unlink(from, slot);
         self.txn.free(entry.at);
         let db = self.indexes();
         self.link(db, db.keys.hash(to), at, entry.header.expire_ms)
@@ -97,7 +96,7 @@ impl WriteCtx<'_, '_> {
 
     /// Moves the entry of `slot` to database `db`, where its key is not taken.
     pub(crate) fn move_to(&mut self, key: &[u8], slot: &Slot, db: usize) -> Result<(), HeapError> {
-        self.unlink(key, slot)?;
+        self.unlink(key, slot);
         let target = self.ks.db(self.txn, db);
         self.link(target, slot.hash, slot.entry.at, slot.entry.header.expire_ms)
     }

@@ -1,17 +1,17 @@
-//! The keystore: what a process keeps in its own memory beside the image, and the two contexts commands run in.
+//! The keystore: what a process keeps in its own memory beside the image, and the two contexts commands run
+//! in.
 //!
-//! All data is in the image. A [`Keystore`] holds what may be lost: limits, counters, cursors of background work, signals not yet
-//! delivered. It is opened in constant time, whatever the image's size.
+//! All data is in the image. A [`Keystore`] holds what may be lost: limits, counters, cursors of background
+//! work, signals not yet delivered. It is opened in constant time, whatever the image's size.
 //!
-//! A [`ReadCtx`] cannot write: an expired key reads as missing and stays where it is, so a follower may run any read on its
-//! image. A [`WriteCtx`] removes the expired keys it meets, as part of its transaction.
+//! A [`ReadCtx`] cannot write: an expired key reads as missing and stays where it is, so a follower may run
+//! any read on its image. A [`WriteCtx`] removes the expired keys it meets, as part of its transaction.
 
 use std::cell::Cell;
 
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 
 use crate::entry::{Entry, Keys};
-use crate::error::CommandError;
 use crate::expiry::ActiveExpiry;
 use crate::index::{self, Found, Index};
 use crate::layout::{EXPIRES_AT, Layout, OpenError};
@@ -97,8 +97,8 @@ impl Db {
 }
 
 impl Keystore {
-    /// Makes an empty keystore with this many databases in an image that has none. `seed` must be random: it decides where keys
-    /// go, and a client that knows it can make keys collide.
+    /// Makes an empty keystore with this many databases in an image that has none. `seed` must be random: it
+    /// decides where keys go, and a client that knows it can make keys collide.
     ///
     /// # Errors
     /// When the image cannot grow.
@@ -130,12 +130,14 @@ impl Keystore {
         self.layout.databases
     }
 
-    /// Turns the active expiry cycle on or off (`DEBUG SET-ACTIVE-EXPIRE`); off, expired keys still read as missing.
+    /// Turns the active expiry cycle on or off (`DEBUG SET-ACTIVE-EXPIRE`); off, expired keys still read as
+    /// missing.
     pub fn set_active_expire(&mut self, on: bool) {
         self.expiry.set_enabled(on);
     }
 
-    /// Starts the sequence behind `RANDOMKEY`, `HRANDFIELD` and the like anew. Nothing in the image depends on it.
+    /// Starts the sequence behind `RANDOMKEY`, `HRANDFIELD` and the like anew. Nothing in the image depends
+    /// on it.
     pub fn reseed(&self, seed: u64) {
         self.random.set(seed);
     }
@@ -155,8 +157,8 @@ impl Keystore {
         KeyHash(index::hash(self.layout.seed, key))
     }
 
-    /// First stage of prefetching: asks for the bucket in which `key` would be. A worker does this for every key of a batch of commands,
-    /// then [`Keystore::prefetch_entry`] for each, then executes.
+    /// First stage of prefetching: asks for the bucket in which `key` would be. A worker does this for every
+    /// key of a batch of commands, then [`Keystore::prefetch_entry`] for each, then executes.
     #[inline]
     pub fn prefetch(&self, view: &View, db: usize, key: &[u8]) -> KeyHash {
         let hash = self.hash(key);
@@ -224,7 +226,8 @@ impl std::fmt::Debug for WriteCtx<'_, '_> {
     }
 }
 
-/// A key that is there: its entry, and where the index has it. Stale once another key is inserted into or removed from the database.
+/// A key that is there: its entry, and where the index has it. Stale once another key is inserted into or
+/// removed from the database.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     pub(crate) hash: u64,
@@ -275,35 +278,31 @@ impl<'h> WriteCtx<'_, 'h> {
     }
 
     /// The key, if it is there. One whose time has come is removed on the way and reads as missing.
-    ///
-    /// # Errors
-    /// When the removal needs memory the image does not have.
     #[inline]
-    pub fn find(&mut self, key: &[u8]) -> Result<Option<Slot>, CommandError> {
+    pub fn find(&mut self, key: &[u8]) -> Option<Slot> {
         let keys = self.indexes().keys;
         let hash = keys.hash(key);
-        let Some(found) = keys.find(self.txn, hash, key) else { return Ok(None) };
+        let found = keys.find(self.txn, hash, key)?;
         let slot = Slot { hash, found, entry: Entry::load(self.txn, found.item) };
         if slot.entry.header.is_expired(self.now_ms) {
-            self.remove_expired(key, &slot)?;
-            return Ok(None);
+            self.remove_expired(key, &slot);
+            return None;
         }
-        Ok(Some(slot))
+        Some(slot)
     }
 
     /// As [`WriteCtx::find`] for a command that also reads the value: counts a hit or a miss.
-    pub fn find_counted(&mut self, key: &[u8]) -> Result<Option<Slot>, CommandError> {
-        let slot = self.find(key)?;
+    pub fn find_counted(&mut self, key: &[u8]) -> Option<Slot> {
+        let slot = self.find(key);
         let counter = if slot.is_some() { &self.ks.stats.hits } else { &self.ks.stats.misses };
         counter.set(counter.get() + 1);
-        Ok(slot)
+        slot
     }
 
     #[cold]
-    pub(crate) fn remove_expired(&mut self, key: &[u8], slot: &Slot) -> Result<(), CommandError> {
-        self.remove(key, slot)?;
+    pub(crate) fn remove_expired(&mut self, key: &[u8], slot: &Slot) {
+        self.remove(key, slot);
         self.ks.stats.expired_keys += 1;
         self.signal(key, EventClass::Expired, "expired");
-        Ok(())
     }
 }

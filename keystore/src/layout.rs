@@ -1,11 +1,12 @@
 //! Where the keystore's own records lie in the image.
 //!
-//! User root 0 of the image points to the *table*: one page of its own that holds the hash seed and, per database, the offset of its
-//! record. The table is written by `SWAPDB` and `FLUSHDB` only, on purpose: every reader depends on it, so a reader of a
-//! database that was just swapped or flushed waits for that to be committed, while nobody waits for the last insertion's count.
+//! User root 0 of the image points to the *table*: one page of its own that holds the hash seed and, per
+//! database, the offset of its record. The table is written by `SWAPDB` and `FLUSHDB` only, on purpose: every
+//! reader depends on it, so a reader of a database that was just swapped or flushed waits for that to be
+//! committed, while nobody waits for the last insertion's count.
 //!
-//! A database's record holds the roots of its two indexes, of all keys and of those with an expiry, and takes a write per
-//! insertion; readers only peek at it.
+//! A database's record holds the roots of its two indexes, of all keys and of those with an expiry, and takes
+//! a write per insertion; readers only peek at it.
 
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

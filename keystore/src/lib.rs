@@ -1,11 +1,12 @@
-//! Redis on top of the durable image: index, expiry, data types, commands. Knows no replica, no sockets, no clock.
+//! Redis on top of the durable image: index, expiry, data types, commands. Knows no replica, no sockets, no
+//! clock.
 //!
-//! All data is in the image of `farkeep-core` and is changed through its transactions only, so every command is atomic, durable and
-//! replicated without doing anything for it. See [`layout`] for what lies where, [`index`] and [`entry`] for how a key
-//! is found, [`command`] for what can be done with it.
+//! All data is in the image of `farkeep-core` and is changed through its transactions only, so every command
+//! is atomic, durable and replicated without doing anything for it. See [`layout`] for what lies where,
+//! [`index`] and [`entry`] for how a key is found, [`command`] for what can be done with it.
 //!
-//! Invariant: a reading command changes nothing, not even an expired key. Invariant: nothing here reads a clock or a random device; time
-//! and seeds are passed in, so that a whole cluster can run under one seed.
+//! Invariant: a reading command changes nothing, not even an expired key. Invariant: nothing here reads a
+//! clock or a random device; time and seeds are passed in, so that a whole cluster can run under one seed.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,9 @@
 //! Where a value's bytes are, and how they grow: the same for strings and for small hashes.
 //!
-//! A payload is inline in the entry up to [`INLINE_MAX`], beyond that in a block of its own. [`WriteCtx::reserve`] makes room,
-//! moving the payload if it must, and leaves slack when it had to, so that appending n bytes one by one costs O(n) redo bytes in all.
-//! A caller then stores bytes at [`Location::bytes_at`] and the new [`Extent`] with [`WriteCtx::set_extent`].
+//! A payload is inline in the entry up to [`INLINE_MAX`], beyond that in a block of its own.
+//! [`WriteCtx::reserve`] makes room, moving the payload if it must, and leaves slack when it had to, so that
+//! appending n bytes one by one costs O(n) redo bytes in all. A caller then stores bytes at
+//! [`Location::bytes_at`] and the new [`Extent`] with [`WriteCtx::set_extent`].
 
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 
@@ -20,7 +21,8 @@ const INLINE_ALWAYS: u64 = 64;
 pub(crate) const BLOCK_HEAD: u64 = 16;
 /// Entries up to this length are never moved to save memory.
 const SMALL_ENTRY: u64 = 128;
-/// A growing payload of more than this many bytes gets a quarter of its length as slack, a smaller one its whole length.
+/// A growing payload of more than this many bytes gets a quarter of its length as slack, a smaller one its
+/// whole length.
 const LARGE_PAYLOAD: u64 = 1 << 20;
 
 /// Where a payload's bytes are.
@@ -123,7 +125,8 @@ pub(crate) enum NewValue<'b> {
 }
 
 impl<'h> WriteCtx<'_, 'h> {
-    /// Gives `key` a value and an expiry (0: none), whatever was there before: `existing` is what [`WriteCtx::find`] said just now.
+    /// Gives `key` a value and an expiry (0: none), whatever was there before: `existing` is what
+    /// [`WriteCtx::find`] said just now.
     #[inline]
     pub(crate) fn store(
         &mut self,
@@ -146,7 +149,7 @@ impl<'h> WriteCtx<'_, 'h> {
         if had_expiry || expire_ms != 0 {
             self.move_expiry(slot, key, at, had_expiry, expire_ms != 0)?;
         }
-        release_value(self.txn, self.ks.layout.reclaim_at, slot.entry)?;
+        release_value(self.txn, self.ks.layout.reclaim_at, slot.entry);
         self.txn.free(slot.entry.at);
         Ok(())
     }
@@ -180,15 +183,16 @@ impl<'h> WriteCtx<'_, 'h> {
         let expires = self.indexes().expires;
         match (had.then(|| expires.find(self.txn, slot.hash, key)).flatten(), has) {
             (Some(found), true) => expires.replace(self.txn, &found, at),
-            (Some(found), false) => expires.remove(self.txn, &found)?,
+            (Some(found), false) => expires.remove(self.txn, &found),
             (None, true) => expires.insert(self.txn, slot.hash, at)?,
             (None, false) => {}
         }
         Ok(())
     }
 
-    /// Overwrites in place, if the new value is an inline one or a number, the old one had nothing outside of the entry, the expiry
-    /// stays within or without the index of expiries, and the block is neither too short nor much too long.
+    /// Overwrites in place, if the new value is an inline one or a number, the old one had nothing outside of
+    /// the entry, the expiry stays within or without the index of expiries, and the block is neither too
+    /// short nor much too long.
     #[inline]
     fn overwrite(&mut self, slot: &Slot, value: NewValue<'_>, expire_ms: u64) -> bool {
         let old = slot.entry.header;
@@ -223,7 +227,8 @@ impl<'h> WriteCtx<'_, 'h> {
         true
     }
 
-    /// Makes room for a payload of `len` bytes, keeping the bytes it has. A number becomes its digits. The entry may move: `slot` says where to.
+    /// Makes room for a payload of `len` bytes, keeping the bytes it has. A number becomes its digits. The
+    /// entry may move: `slot` says where to.
     pub(crate) fn reserve(&mut self, slot: &mut Slot, len: u64) -> Result<Location, HeapError> {
         let entry = slot.entry;
         if let Some(location) = entry.location(self.txn)
@@ -283,7 +288,8 @@ impl<'h> WriteCtx<'_, 'h> {
         }
     }
 
-    /// Puts the entry at `at`, a copy with the same key and expiry, in the place of the one `slot` found, and frees that.
+    /// Puts the entry at `at`, a copy with the same key and expiry, in the place of the one `slot` found, and
+    /// frees that.
     pub(crate) fn relocate(&mut self, slot: &mut Slot, at: Offset) -> Result<(), HeapError> {
         let db = self.indexes();
         db.keys.replace(self.txn, &slot.found, at);
@@ -404,11 +410,10 @@ pub(crate) fn new_block(
 }
 
 /// Gives up what an entry's value has outside of the entry. A long index goes to the reclaim list.
-pub(crate) fn release_value(txn: &mut Txn<'_>, reclaim_at: Offset, entry: Entry) -> Result<(), HeapError> {
+pub(crate) fn release_value(txn: &mut Txn<'_>, reclaim_at: Offset, entry: Entry) {
     match entry.header.encoding().storage() {
         Storage::Number | Storage::Inline => {}
         Storage::Block => txn.free(Offset::new(entry.header.value)),
         Storage::Index => reclaim::detach(txn, reclaim_at, entry.payload_at(), reclaim::ItemKind::Fields),
     }
-    Ok(())
 }

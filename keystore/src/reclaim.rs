@@ -1,10 +1,11 @@
 //! Giving up a million keys without stopping for them.
 //!
-//! `FLUSHDB`, and `DEL` of a big hash, detach an index from its root in one small transaction: the directory is pushed
-//! onto the *reclaim list*, whose head is in the keystore's records and whose links are the heads of the directories themselves, so
-//! that giving memory up never needs any. [`reclaim`] then takes the detached indexes apart, a bounded number of items a call, each call
-//! (a part of) a transaction. A crash between two calls loses nothing: the list is in the image, and what a directory says of its
-//! buckets is what is still there.
+//! `FLUSHDB`, and `DEL` of a big hash, detach an index from its root in one small transaction: the directory
+//! is pushed onto the *reclaim list*, whose head is in the keystore's records and whose links are the heads
+//! of the directories themselves, so that giving memory up never needs any. [`reclaim`] then takes the
+//! detached indexes apart, a bounded number of items a call, each call (a part of) a transaction. A crash
+//! between two calls loses nothing: the list is in the image, and what a directory says of its buckets is
+//! what is still there.
 //!
 //! A key's hash that is itself indexed is pushed behind the index it was found in.
 
@@ -91,7 +92,8 @@ impl WriteCtx<'_, '_> {
     }
 }
 
-/// Frees the last bucket of a detached index with its items, and the segment it was the first bucket of. Returns how much work that was.
+/// Frees the last bucket of a detached index with its items, and the segment it was the first bucket of.
+/// Returns how much work that was.
 fn free_last_bucket(txn: &mut Txn<'_>, directory: Offset, head: &mut DirectoryHead) -> usize {
     let Some(kind) = ItemKind::from_word(head.kind) else {
         panic!("a detached index of kind {:#x}: the image is damaged", head.kind)

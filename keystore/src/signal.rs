@@ -1,10 +1,12 @@
 //! What a command changed, for those who watch keys.
 //!
-//! The keystore does not know who is interested. It keeps a list of signals of the transactions since the last
-//! [`Signals::drain`], and only while somebody asked for it ([`Signals::listen`]): a server without `WATCH` and without keyspace events pays one
-//! branch per write. The list is volatile; after a crash there is nobody left who watched.
+//! The keystore does not know who is interested. It keeps a list of signals of the transactions since the
+//! last [`Signals::drain`], and only while somebody asked for it ([`Signals::listen`]): a server without
+//! `WATCH` and without keyspace events pays one branch per write. The list is volatile; after a crash there
+//! is nobody left who watched.
 //!
-//! A command that fails takes its signals back ([`Signals::truncate`]), in step with the rollback of its transaction.
+//! A command that fails takes its signals back ([`Signals::truncate`]), in step with the rollback of its
+//! transaction.
 
 /// The class of an event, one bit each, as in `notify-keyspace-events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,8 @@ impl Signals {
         }
     }
 
-    /// How many changes there have been since the process started (`rdb_changes_since_last_save` and friends).
+    /// How many changes there have been since the process started (`rdb_changes_since_last_save` and
+    /// friends).
     pub fn dirty(&self) -> u64 {
         self.dirty
     }

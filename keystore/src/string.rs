@@ -1,8 +1,9 @@
 //! Strings: a number in the entry's header, bytes in the entry, or bytes in a block.
 //!
-//! What is the shortest text of a 64-bit integer is stored as that integer, so `INCR` changes eight bytes. Which of Redis's
-//! three encodings `OBJECT ENCODING` says follows from the length, save for strings that were changed in place: those Redis calls
-//! `raw` whatever their length, and a flag in the header remembers it.
+//! What is the shortest text of a 64-bit integer is stored as that integer, so `INCR` changes eight bytes.
+//! Which of Redis's three encodings `OBJECT ENCODING` says follows from the length, save for strings that
+//! were changed in place: those Redis calls `raw` whatever their length, and a flag in the header remembers
+//! it.
 
 use std::ops::Deref;
 
@@ -122,12 +123,12 @@ impl<'a> ReadCtx<'a> {
 impl WriteCtx<'_, '_> {
     /// The string at `key` for a command that changes it.
     pub(crate) fn find_string(&mut self, key: &[u8]) -> Result<Option<Slot>, CommandError> {
-        only_string(self.find(key)?)
+        only_string(self.find(key))
     }
 
     /// As [`WriteCtx::find_string`], counting a hit or a miss.
     pub(crate) fn find_string_counted(&mut self, key: &[u8]) -> Result<Option<Slot>, CommandError> {
-        only_string(self.find_counted(key)?)
+        only_string(self.find_counted(key))
     }
 
     /// The string of a slot.
@@ -142,7 +143,8 @@ impl WriteCtx<'_, '_> {
             .ok_or(CommandError::StringTooLong)
     }
 
-    /// Makes the string at least `len` bytes long, with zeros at its end, and `raw`: ready to be changed in place.
+    /// Makes the string at least `len` bytes long, with zeros at its end, and `raw`: ready to be changed in
+    /// place.
     pub(crate) fn open_string(&mut self, slot: &mut Slot, len: u64) -> Result<Location, HeapError> {
         let is_number = slot.entry.header.encoding().storage() == Storage::Number;
         let now = if is_number {
@@ -165,7 +167,8 @@ impl WriteCtx<'_, '_> {
         Ok(location)
     }
 
-    /// Stores `bytes` at `offset` of the string, which grows as far as needed; a gap reads as zeros. Returns the new length.
+    /// Stores `bytes` at `offset` of the string, which grows as far as needed; a gap reads as zeros. Returns
+    /// the new length.
     pub(crate) fn write_at(&mut self, slot: &mut Slot, offset: u64, bytes: &[u8]) -> Result<u64, HeapError> {
         let is_number = slot.entry.header.encoding().storage() == Storage::Number;
         let wanted = if is_number {

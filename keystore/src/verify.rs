@@ -1,12 +1,13 @@
 //! Checks everything the keystore has in an image against everything else there.
 //!
-//! Runs offline or between transactions, reads all, changes nothing, and takes nothing for granted: a damaged image yields findings, never a
-//! panic. It also lists the blocks it could reach, which is what the allocator's own check
-//! ([`farkeep_core::heap::verify`]) needs to tell a leak from a use.
+//! Runs offline or between transactions, reads all, changes nothing, and takes nothing for granted: a damaged
+//! image yields findings, never a panic. It also lists the blocks it could reach, which is what the
+//! allocator's own check ([`farkeep_core::heap::verify`]) needs to tell a leak from a use.
 //!
-//! What must hold, and so what is looked for: every entry lies in the bucket its key's hash says, under the right tag, once; the roots count
-//! what is there; the index of expiries holds exactly the entries that have one; lists and indexes of fields have as many fields as they say;
-//! detached indexes on the reclaim list are taken apart no further than they say.
+//! What must hold, and so what is looked for: every entry lies in the bucket its key's hash says, under the
+//! right tag, once; the roots count what is there; the index of expiries holds exactly the entries that have
+//! one; lists and indexes of fields have as many fields as they say; detached indexes on the reclaim list are
+//! taken apart no further than they say.
 
 use farkeep_core::heap::{Finding, Offset, View};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -61,7 +62,8 @@ impl<'v> Checker<'v> {
         self.found.blocks.push((at, len as usize));
     }
 
-    /// Whether `len` bytes at `at` are inside the image and not in its first page; if not, that is a finding about `what`.
+    /// Whether `len` bytes at `at` are inside the image and not in its first page; if not, that is a finding
+    /// about `what`.
     pub fn covers(&mut self, at: Offset, len: u64, what: &str) -> bool {
         let inside =
             at.get() >= 4096 && at.get().checked_add(len).is_some_and(|end| end <= self.view.image_len());

@@ -1,4 +1,5 @@
-//! What a read depends on (I7): no client may be told of a write whose transaction is not committed, be it by a value, be it by its absence.
+//! What a read depends on (I7): no client may be told of a write whose transaction is not committed, be it by
+//! a value, be it by its absence.
 
 #[expect(dead_code, reason = "not every helper is needed here")]
 mod support;
@@ -54,7 +55,8 @@ fn a_missing_key_depends_on_its_removal_however_the_table_changes_behind_it() {
     for seed in 0..40 {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut store = Store::new(64 << 20, false);
-        // The keys removed last, and when: the next splits and merges are the ones that may take them elsewhere.
+        // The keys removed last, and when: the next splits and merges are the ones that may take them
+        // elsewhere.
         let mut removed: VecDeque<(u32, Lsn)> = VecDeque::new();
         let mut there: Vec<u32> = Vec::new();
         for step in 0..4000u32 {

@@ -145,7 +145,8 @@ const NUMBERS: &[&str] = &[
     "1.5",
 ];
 
-/// Makes words: `k` a key, `f` a field, `v` a value, `n` a number, `s` a small number, `t` a time to come, `b` a bit, `y` a field type, `d` a database.
+/// Makes words: `k` a key, `f` a field, `v` a value, `n` a number, `s` a small number, `t` a time to come,
+/// `b` a bit, `y` a field type, `d` a database.
 fn word(random: &mut SmallRng, kind: char) -> Vec<u8> {
     let pick =
         |random: &mut SmallRng, from: &[&str]| from[random.random_range(0..from.len())].as_bytes().to_vec();

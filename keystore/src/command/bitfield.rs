@@ -141,7 +141,8 @@ fn save(bytes: &mut [u8], offset: u64, bits: u32, number: u64) {
     }
 }
 
-/// `BITFIELD key [GET type offset | SET type offset value | INCRBY type offset increment | OVERFLOW WRAP | SAT | FAIL] ...`
+/// `BITFIELD key [GET type offset | SET type offset value | INCRBY type offset increment | OVERFLOW WRAP |
+/// SAT | FAIL] ...`
 pub fn bitfield(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
     let operations = parse_operations(&args[2..], ctx.ks.limits.max_string_len)?;
     let writes = operations.iter().filter(|operation| operation.action != Action::Get);

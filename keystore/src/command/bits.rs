@@ -83,7 +83,8 @@ fn unit_is_bit(word: Option<&&[u8]>) -> Result<bool, CommandError> {
     }
 }
 
-/// Resolves a range given in bytes or bits, from the end if negative, against a string of `len` bytes; `None` if it is empty.
+/// Resolves a range given in bytes or bits, from the end if negative, against a string of `len` bytes; `None`
+/// if it is empty.
 fn bit_range(start: i64, end: i64, in_bits: bool, len: usize) -> Option<BitRange> {
     let units = if in_bits { len as i64 * 8 } else { len as i64 };
     let from_end = |at: i64| if at < 0 { units.saturating_add(at).max(0) } else { at };
@@ -139,7 +140,8 @@ pub fn bitcount(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>) ->
         [start, end, unit @ ..] if unit.len() <= 1 => {
             let (start, end) = (parse::int(start)?, parse::int(end)?);
             if start < 0 && end < 0 && start > end {
-                // Before it looks at the unit, and even if both are before the string's start; BITPOS does neither.
+                // Before it looks at the unit, and even if both are before the string's start; BITPOS does
+                // neither.
                 out.int(0);
                 return Ok(());
             }
@@ -177,7 +179,8 @@ pub fn bitpos(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>) -> D
         return Ok(());
     };
     out.int(first_bit(&text, range, bit).map_or_else(
-        // Behind the end of a string there are clear bits without end, unless the client has said where to stop.
+        // Behind the end of a string there are clear bits without end, unless the client has said where to
+        // stop.
         || if bit || end_given { -1 } else { (range.last + 1) as i64 },
         |position| position as i64,
     ));
@@ -221,12 +224,12 @@ pub fn bitop(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) 
         let padded = text.iter().copied().chain(std::iter::repeat(0));
         result.iter_mut().zip(padded).for_each(|(byte, other)| *byte = combine(*byte, other));
     }
-    let slot = ctx.find(target)?;
+    let slot = ctx.find(target);
     if len > 0 {
         ctx.store(target, slot.as_ref(), new_bytes(&result, true), 0)?;
         ctx.signal(target, EventClass::String, "set");
     } else if let Some(slot) = slot {
-        ctx.remove(target, &slot)?;
+        ctx.remove(target, &slot);
         ctx.signal(target, EventClass::Generic, "del");
     }
     out.int(len as i64);

@@ -1,7 +1,8 @@
-//! Running one command: which one a request means, whether it has the right number of words, and what happens if it fails.
+//! Running one command: which one a request means, whether it has the right number of words, and what happens
+//! if it fails.
 //!
-//! A failed command leaves no trace: its stores are rolled back to the savepoint taken before it, its reply is replaced by the error, its
-//! signals are forgotten. The transaction it is in goes on.
+//! A failed command leaves no trace: its stores are rolled back to the savepoint taken before it, its reply
+//! is replaced by the error, its signals are forgotten. The transaction it is in goes on.
 
 use std::borrow::Cow;
 
@@ -71,8 +72,8 @@ pub fn read(
     Some(error)
 }
 
-/// Runs a command of the keystore, writing or reading, inside a transaction, and writes its reply or its error. Returns the error; the transaction
-/// is then as it was before.
+/// Runs a command of the keystore, writing or reading, inside a transaction, and writes its reply or its
+/// error. Returns the error; the transaction is then as it was before.
 #[inline]
 pub fn write(
     ctx: &mut WriteCtx<'_, '_>,

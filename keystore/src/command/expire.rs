@@ -87,7 +87,7 @@ fn expire_at(
     let condition = Condition::parse(&args[3..])?;
     let value = parse::int(args[2])?;
     let at = kind.resolve(value, ctx.now_ms).ok_or(CommandError::InvalidExpire(name))?;
-    let Some(mut slot) = ctx.find(key)? else {
+    let Some(mut slot) = ctx.find(key) else {
         out.int(0);
         return Ok(());
     };
@@ -101,7 +101,7 @@ fn expire_at(
             ctx.signal(key, EventClass::Generic, "expire");
         }
         _ => {
-            ctx.remove(key, &slot)?;
+            ctx.remove(key, &slot);
             ctx.signal(key, EventClass::Generic, "del");
         }
     }
@@ -111,7 +111,7 @@ fn expire_at(
 
 /// `PERSIST key`
 pub fn persist(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
-    let changed = match ctx.find(args[1])? {
+    let changed = match ctx.find(args[1]) {
         Some(mut slot) if slot.entry.header.expire_ms != 0 => {
             ctx.set_expiry(args[1], &mut slot, 0)?;
             ctx.signal(args[1], EventClass::Generic, "persist");

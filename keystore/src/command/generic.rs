@@ -16,8 +16,8 @@ const SAME_OBJECT: CommandError = CommandError::new("ERR source and destination 
 pub fn del(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
     let mut removed = 0;
     for key in &args[1..] {
-        if let Some(slot) = ctx.find(key)? {
-            ctx.remove(key, &slot)?;
+        if let Some(slot) = ctx.find(key) {
+            ctx.remove(key, &slot);
             ctx.signal(key, EventClass::Generic, "del");
             removed += 1;
         }
@@ -68,20 +68,20 @@ fn rename_to(
     to: &[u8],
     only_free: bool,
 ) -> Result<bool, CommandError> {
-    if ctx.find(from)?.is_none() {
+    if ctx.find(from).is_none() {
         return Err(CommandError::NoSuchKey);
     }
     if from == to {
         return Ok(false);
     }
-    if let Some(taken) = ctx.find(to)? {
+    if let Some(taken) = ctx.find(to) {
         if only_free {
             return Ok(false);
         }
-        ctx.remove(to, &taken)?;
+        ctx.remove(to, &taken);
     }
     // What was found before may have been moved by the removal.
-    let Some(slot) = ctx.find(from)? else { return Err(CommandError::NoSuchKey) };
+    let Some(slot) = ctx.find(from) else { return Err(CommandError::NoSuchKey) };
     ctx.rename(from, &slot, to)?;
     ctx.signal(from, EventClass::Generic, "rename_from");
     ctx.signal(to, EventClass::Generic, "rename_to");
@@ -107,7 +107,7 @@ pub fn copy(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -
     if target == ctx.db && from == to {
         return Err(SAME_OBJECT);
     }
-    if ctx.find_counted(from)?.is_none() {
+    if ctx.find_counted(from).is_none() {
         out.int(0);
         return Ok(());
     }
@@ -118,7 +118,7 @@ pub fn copy(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -
         out.int(0);
         return Ok(());
     }
-    let Some(slot) = ctx.find(from)? else { return Err(CommandError::NoSuchKey) };
+    let Some(slot) = ctx.find(from) else { return Err(CommandError::NoSuchKey) };
     ctx.copy_to(slot.entry, target, to)?;
     ctx.ks.signals.key(target, to, EventClass::Generic, "copy_to");
     out.int(1);
@@ -127,9 +127,9 @@ pub fn copy(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -
 
 /// Whether `key` of the selected database is free, having removed it if that was asked for.
 fn make_way(ctx: &mut WriteCtx<'_, '_>, key: &[u8], replace: bool) -> Result<bool, CommandError> {
-    let Some(slot) = ctx.find(key)? else { return Ok(true) };
+    let Some(slot) = ctx.find(key) else { return Ok(true) };
     if replace {
-        ctx.remove(key, &slot)?;
+        ctx.remove(key, &slot);
     }
     Ok(replace)
 }
@@ -141,7 +141,7 @@ pub fn move_key(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_
     if target == ctx.db {
         return Err(SAME_OBJECT);
     }
-    let Some(slot) = ctx.find(key)? else {
+    let Some(slot) = ctx.find(key) else {
         out.int(0);
         return Ok(());
     };

@@ -49,7 +49,8 @@ pub fn object_refcount(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<
     Ok(())
 }
 
-/// `OBJECT IDLETIME key`: no time of last use is kept (it would make a write of every read), so every key reads as used just now.
+/// `OBJECT IDLETIME key`: no time of last use is kept (it would make a write of every read), so every key
+/// reads as used just now.
 pub fn object_idletime(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
     match ctx.find(args[2]) {
         Some(_) => out.int(0),
@@ -101,7 +102,8 @@ pub fn memory_help(_ctx: &mut ReadCtx<'_>, _args: &[&[u8]], out: &mut Encoder<'_
     Ok(())
 }
 
-/// A help reply as Redis lays it out: a line that says what follows, then each subcommand with its explanation indented.
+/// A help reply as Redis lays it out: a line that says what follows, then each subcommand with its
+/// explanation indented.
 pub fn help(out: &mut Encoder<'_>, command: &str, subcommands: &[(&str, &str)]) {
     out.array(3 + 2 * subcommands.len());
     out.simple(&format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
@@ -133,8 +135,8 @@ pub fn memory_usage(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>
     Ok(())
 }
 
-/// Bytes of the image a key takes: its entry, its share of the index, its block, its fields. The length of an indexed hash's fields is
-/// estimated from `samples` of them (0: all are looked at).
+/// Bytes of the image a key takes: its entry, its share of the index, its block, its fields. The length of an
+/// indexed hash's fields is estimated from `samples` of them (0: all are looked at).
 fn bytes_of(entry: Entry, ctx: &ReadCtx<'_>, samples: u64) -> u64 {
     let slots = if entry.header.expire_ms == 0 { 1 } else { 2 };
     let own = entry.block_bytes(ctx.view) + slots * BUCKET_LEN / 4;

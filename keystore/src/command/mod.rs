@@ -1,7 +1,8 @@
 //! Commands: the table that names them, the executor that runs one, and one file per family.
 //!
-//! A handler gets its context, the request's words (the command's name is word 0) and an encoder for its reply. It owns no state. If it fails,
-//! [`execute`] undoes all it did; so it may write, and reply, before it knows that it will succeed.
+//! A handler gets its context, the request's words (the command's name is word 0) and an encoder for its
+//! reply. It owns no state. If it fails, [`execute`] undoes all it did; so it may write, and reply, before it
+//! knows that it will succeed.
 
 pub mod bitfield;
 pub mod bits;

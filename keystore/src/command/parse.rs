@@ -16,7 +16,8 @@ pub(crate) fn is(word: &[u8], option: &str) -> bool {
     word.eq_ignore_ascii_case(option.as_bytes())
 }
 
-/// A cursor, as liberally as Redis takes it, with `strtoul`: leading zeros, a sign and nothing at all are fine, white space is not.
+/// A cursor, as liberally as Redis takes it, with `strtoul`: leading zeros, a sign and nothing at all are
+/// fine, white space is not.
 pub(crate) fn cursor(word: &[u8]) -> Result<Cursor, CommandError> {
     let (digits, negative) = match word.split_first() {
         None => return Ok(Cursor::START),

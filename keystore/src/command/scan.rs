@@ -1,4 +1,5 @@
-//! Commands that look for keys: `SCAN`, `KEYS`, `RANDOMKEY`; and what they share with the scans inside of values.
+//! Commands that look for keys: `SCAN`, `KEYS`, `RANDOMKEY`; and what they share with the scans inside of
+//! values.
 
 use farkeep_core::heap::Offset;
 use farkeep_proto::glob;
@@ -13,7 +14,8 @@ use crate::keystore::ReadCtx;
 type Done = Result<(), CommandError>;
 
 const DEFAULT_COUNT: u64 = 10;
-/// A call of `SCAN` gives up after this many positions per key asked for, so that one over an almost empty table does not stall.
+/// A call of `SCAN` gives up after this many positions per key asked for, so that one over an almost empty
+/// table does not stall.
 const POSITIONS_PER_KEY: u64 = 10;
 /// Draws of `RANDOMKEY` before it takes the first key that is not expired.
 const RANDOM_DRAWS: usize = 100;

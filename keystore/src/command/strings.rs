@@ -72,11 +72,12 @@ impl<'a> SetOptions<'a> {
     }
 }
 
-/// `SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds | KEEPTTL]`
+/// `SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT seconds | PXAT milliseconds |
+/// KEEPTTL]`
 pub fn set(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
     let (key, value) = (args[1], args[2]);
     if args.len() == 3 {
-        let slot = ctx.find(key)?;
+        let slot = ctx.find(key);
         ctx.store(key, slot.as_ref(), new_string(value), 0)?;
         ctx.signal(key, EventClass::String, "set");
         out.ok();
@@ -89,7 +90,7 @@ pub fn set(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) ->
         reply(slot.as_ref().map(|slot| ctx.string_of(slot)), out);
         slot
     } else {
-        ctx.find(key)?
+        ctx.find(key)
     };
     if (options.only_new && slot.is_some()) || (options.only_existing && slot.is_none()) {
         if !options.get {
@@ -112,7 +113,7 @@ pub fn set(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) ->
 
 /// `SETNX key value`
 pub fn setnx(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) -> Done {
-    let is_new = ctx.find(args[1])?.is_none();
+    let is_new = ctx.find(args[1]).is_none();
     if is_new {
         ctx.store(args[1], None, new_string(args[2]), 0)?;
         ctx.signal(args[1], EventClass::String, "set");
@@ -139,7 +140,7 @@ fn set_with_expiry(
     out: &mut Encoder<'_>,
 ) -> Done {
     let expire_ms = kind.positive(args[2], ctx.now_ms, name)?;
-    let slot = ctx.find(args[1])?;
+    let slot = ctx.find(args[1]);
     ctx.store(args[1], slot.as_ref(), new_string(args[3]), expire_ms)?;
     ctx.signal(args[1], EventClass::String, "set");
     ctx.signal(args[1], EventClass::Generic, "expire");
@@ -161,7 +162,7 @@ pub fn getdel(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>)
     let slot = ctx.find_string_counted(args[1])?;
     reply(slot.as_ref().map(|slot| ctx.string_of(slot)), out);
     if let Some(slot) = slot {
-        ctx.remove(args[1], &slot)?;
+        ctx.remove(args[1], &slot);
         ctx.signal(args[1], EventClass::Generic, "del");
     }
     Ok(())
@@ -179,7 +180,7 @@ pub fn getex(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>) 
     reply(Some(ctx.string_of(&slot)), out);
     if expire_ms != 0 {
         if expire_ms <= ctx.now_ms {
-            ctx.remove(key, &slot)?;
+            ctx.remove(key, &slot);
             ctx.signal(key, EventClass::Generic, "del");
         } else {
             ctx.set_expiry(key, &mut slot, expire_ms)?;
@@ -217,7 +218,7 @@ pub fn msetnx(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>)
         return Err(CommandError::arity("msetnx"));
     }
     for pair in args[1..].chunks_exact(2) {
-        if ctx.find(pair[0])?.is_some() {
+        if ctx.find(pair[0]).is_some() {
             out.int(0);
             return Ok(());
         }
@@ -229,7 +230,7 @@ pub fn msetnx(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>)
 
 fn set_pairs(ctx: &mut WriteCtx<'_, '_>, pairs: &[&[u8]]) -> Done {
     for pair in pairs.chunks_exact(2) {
-        let slot = ctx.find(pair[0])?;
+        let slot = ctx.find(pair[0]);
         ctx.store(pair[0], slot.as_ref(), new_string(pair[1]), 0)?;
         ctx.signal(pair[0], EventClass::String, "set");
     }
@@ -306,7 +307,7 @@ pub fn setrange(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_
 /// An empty string at a key that is not there, to be written into.
 pub(super) fn make_empty(ctx: &mut WriteCtx<'_, '_>, key: &[u8]) -> Result<Slot, CommandError> {
     ctx.store(key, None, new_bytes(b"", true), 0)?;
-    match ctx.find(key)? {
+    match ctx.find(key) {
         Some(slot) => Ok(slot),
         None => unreachable!("the key was stored just now"),
     }

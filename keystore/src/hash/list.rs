@@ -1,7 +1,9 @@
-//! A small hash as a list: `field length, field, value length, value`, pair after pair, in order of insertion.
+//! A small hash as a list: `field length, field, value length, value`, pair after pair, in order of
+//! insertion.
 //!
-//! Lengths are LEB128 varints. Redis's limits (128 pairs of at most 64 bytes) keep a list short enough to be searched from its start. It is
-//! changed in a copy in DRAM; who stores it back compares, so that the redo log gets what has changed and no more.
+//! Lengths are LEB128 varints. Redis's limits (128 pairs of at most 64 bytes) keep a list short enough to be
+//! searched from its start. It is changed in a copy in DRAM; who stores it back compares, so that the redo
+//! log gets what has changed and no more.
 
 /// One pair, and where it is in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

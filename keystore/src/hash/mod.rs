@@ -1,8 +1,9 @@
 //! Hashes: from fields to values, inside one key.
 //!
-//! A small hash is a [list](list); beyond `hash-max-listpack-entries` fields, or with a field or value longer than
-//! `hash-max-listpack-value`, it becomes an [index](crate::index) of fields and stays one, as in Redis. The root of that index is the payload of
-//! the key's entry, so the number of fields and the key itself are found with the same cache line.
+//! A small hash is a [list](list); beyond `hash-max-listpack-entries` fields, or with a field or value longer
+//! than `hash-max-listpack-value`, it becomes an [index](crate::index) of fields and stays one, as in Redis.
+//! The root of that index is the payload of the key's entry, so the number of fields and the key itself are
+//! found with the same cache line.
 //!
 //! A field of an indexed hash is a block `field length u32 | value length u32 | field | value`.
 
@@ -169,13 +170,14 @@ impl<'a> ReadCtx<'a> {
 impl WriteCtx<'_, '_> {
     /// The hash at `key` for a command that changes it.
     pub(crate) fn find_hash(&mut self, key: &[u8]) -> Result<Option<Slot>, CommandError> {
-        match self.find(key)? {
+        match self.find(key) {
             Some(slot) if slot.entry.ty() != Type::Hash => Err(CommandError::WrongType),
             slot => Ok(slot),
         }
     }
 
-    /// Gives fields their values, making the hash if `slot` (the result of [`WriteCtx::find_hash`]) is `None`. Returns how many fields are new.
+    /// Gives fields their values, making the hash if `slot` (the result of [`WriteCtx::find_hash`]) is
+    /// `None`. Returns how many fields are new.
     pub(crate) fn hash_set(
         &mut self,
         key: &[u8],
@@ -252,7 +254,7 @@ impl WriteCtx<'_, '_> {
     fn convert(&mut self, key: &[u8], slot: Option<Slot>, list: &[u8]) -> Result<Entry, CommandError> {
         let expire_ms = slot.map_or(0, |slot| slot.entry.header.expire_ms);
         self.store(key, slot.as_ref(), NewValue::Index(Root::default()), expire_ms)?;
-        let Some(slot) = self.find(key)? else { unreachable!("the key was stored just now") };
+        let Some(slot) = self.find(key) else { unreachable!("the key was stored just now") };
         let index = slot.entry.field_index(self.ks.layout.seed);
         for pair in list::pairs(list) {
             let at = new_field(self.txn, pair.field, pair.value)?;
@@ -286,7 +288,8 @@ impl WriteCtx<'_, '_> {
         Ok(created)
     }
 
-    /// Removes fields, and the key with the last of them. Returns how many were there, and whether the key is gone.
+    /// Removes fields, and the key with the last of them. Returns how many were there, and whether the key is
+    /// gone.
     pub(crate) fn hash_remove(
         &mut self,
         key: &[u8],
@@ -298,12 +301,12 @@ impl WriteCtx<'_, '_> {
             let index = slot.entry.field_index(self.ks.layout.seed);
             for field in fields {
                 if let Some(found) = index.find(self.txn, index.hash(field), field) {
-                    index.remove(self.txn, &found)?;
+                    index.remove(self.txn, &found);
                     self.txn.free(found.item);
                     removed += 1;
                 }
                 if index.len(self.txn) == 0 {
-                    self.remove(key, &slot)?;
+                    self.remove(key, &slot);
                     return Ok((removed, true));
                 }
             }
@@ -315,7 +318,7 @@ impl WriteCtx<'_, '_> {
             removed += u64::from(list::remove(&mut list, field));
         }
         if removed == u64::from(extent.items) {
-            self.remove(key, &slot)?;
+            self.remove(key, &slot);
             return Ok((removed, true));
         }
         if removed > 0 {
@@ -334,7 +337,8 @@ pub(crate) fn copy_index(ctx: &mut WriteCtx<'_, '_>, entry: Entry) -> Result<Roo
         items.push(item);
         true
     });
-    // The index needs a root in the image while it grows; a block stands in for the entry that is not there yet.
+    // The index needs a root in the image while it grows; a block stands in for the entry that is not there
+    // yet.
     let root_at = ctx.txn.alloc(size_of::<Root>())?;
     ctx.txn.zero(root_at, size_of::<Root>());
     let copy = Index::<Fields>::new(root_at, seed);

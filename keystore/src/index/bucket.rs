@@ -1,7 +1,7 @@
 //! One bucket, its slots and its chain of overflow buckets.
 //!
-//! A slot may be empty anywhere in a bucket, so that a removal writes one word. A chain stays short (the load is at most 4.5
-//! items per bucket on average) and loses its overflow buckets as soon as they are empty.
+//! A slot may be empty anywhere in a bucket, so that a removal writes one word. A chain stays short (the load
+//! is at most 4.5 items per bucket on average) and loses its overflow buckets as soon as they are empty.
 
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 
@@ -26,17 +26,19 @@ pub(crate) fn next_of(bucket: &Bucket) -> Offset {
 
 /// The bucket with another link word that means the same.
 ///
-/// A reader depends on the last transaction that wrote to what it has read (I7), and one who finds nothing has read a bucket and nothing else. If a
-/// split or merge gives keys another home without storing a slot there, a key whose removal is not committed yet would be missing without
-/// anybody depending on that removal. So the new home is written to, whatever happens.
+/// A reader depends on the last transaction that wrote to what it has read (I7), and one who finds nothing
+/// has read a bucket and nothing else. If a split or merge gives keys another home without storing a slot
+/// there, a key whose removal is not committed yet would be missing without anybody depending on that
+/// removal. So the new home is written to, whatever happens.
 pub(crate) fn touch(bucket: &mut Bucket) {
     bucket[LINK] ^= TOUCHED;
 }
 
 const TAG_BITS: u32 = 20;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
-/// The tag holds the hash's bits from here on. Lower means that small tables split without touching items, higher that big tables tell
-/// items apart: 14 leaves 6 telling bits at 2^28 buckets and touches items only below 2^14.
+/// The tag holds the hash's bits from here on. Lower means that small tables split without touching items,
+/// higher that big tables tell items apart: 14 leaves 6 telling bits at 2^28 buckets and touches items only
+/// below 2^14.
 const TAG_SHIFT: u32 = 14;
 
 /// A slot's content.
@@ -94,29 +96,55 @@ pub(crate) fn rewrite(txn: &mut Txn<'_>, at: Offset, old: &Bucket, new: &Bucket)
     txn.write(at.add(8 * first as u64), zerocopy::IntoBytes::as_bytes(&new[first..=last]));
 }
 
-/// Puts a slot into the first free place of the chain that begins at `bucket_at`.
-pub(crate) fn add(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) -> Result<(), HeapError> {
+/// Puts a slot into the first free place of the chain that begins at `bucket_at`. If there is none, returns
+/// the last bucket of the chain.
+fn put_in_chain(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) -> Option<Offset> {
     let mut at = bucket_at;
     loop {
         let bucket: Bucket = txn.peek(at);
         if let Some(free) = bucket[..SLOTS].iter().position(|&word| word == 0) {
             txn.put(at.add(8 * free as u64), &slot.0);
-            return Ok(());
+            return None;
         }
-        if next_of(&bucket).is_null() {
-            let overflow_at = txn.alloc(BUCKET_LEN as usize)?;
-            let mut overflow: Bucket = [0; 8];
-            overflow[0] = slot.0;
-            txn.init(overflow_at, zerocopy::IntoBytes::as_bytes(&overflow));
-            txn.put(at.add(8 * LINK as u64), &overflow_at.get());
-            return Ok(());
+        let next = next_of(&bucket);
+        if next.is_null() {
+            return Some(at);
         }
-        at = next_of(&bucket);
+        at = next;
     }
 }
 
-/// Empties the slot at `slot_at` of the bucket at `bucket_at`; an overflow bucket that becomes empty is unlinked from
-/// `parent_at` and freed.
+/// Puts a slot into the chain that begins at `bucket_at`, with another bucket if it is full.
+pub(crate) fn add(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) -> Result<(), HeapError> {
+    if let Some(last_at) = put_in_chain(txn, bucket_at, slot) {
+        let overflow_at = txn.alloc(BUCKET_LEN as usize)?;
+        let mut overflow: Bucket = [0; 8];
+        overflow[0] = slot.0;
+        txn.init(overflow_at, zerocopy::IntoBytes::as_bytes(&overflow));
+        txn.put(last_at.add(8 * LINK as u64), &overflow_at.get());
+    }
+    Ok(())
+}
+
+/// As [`add`], to a chain that has a free slot.
+pub(crate) fn add_to_free(txn: &mut Txn<'_>, bucket_at: Offset, slot: Slot) {
+    let full = put_in_chain(txn, bucket_at, slot);
+    assert!(full.is_none(), "the chain at {bucket_at} has no free slot");
+}
+
+/// How many slots of the chain that begins at `bucket_at` are free.
+pub(crate) fn free_slots(view: &View, bucket_at: Offset) -> usize {
+    let (mut at, mut free) = (bucket_at, 0);
+    while !at.is_null() {
+        let bucket: Bucket = view.peek(at);
+        free += bucket[..SLOTS].iter().filter(|&&word| word == 0).count();
+        at = next_of(&bucket);
+    }
+    free
+}
+
+/// Empties the slot at `slot_at` of the bucket at `bucket_at`; an overflow bucket that becomes empty is
+/// unlinked from `parent_at` and freed.
 pub(crate) fn clear(txn: &mut Txn<'_>, bucket_at: Offset, slot_at: Offset, parent_at: Offset) {
     let bucket: Bucket = txn.peek(bucket_at);
     let in_use = bucket[..SLOTS].iter().filter(|&&word| word != 0).count();
@@ -175,7 +203,8 @@ impl Gathered {
     }
 }
 
-/// Frees the overflow buckets that hang on the bucket at `bucket_at`; the link itself is the caller's to write.
+/// Frees the overflow buckets that hang on the bucket at `bucket_at`; the link itself is the caller's to
+/// write.
 pub(crate) fn free_overflow(txn: &mut Txn<'_>, bucket: &Bucket) {
     let mut at = next_of(bucket);
     while !at.is_null() {

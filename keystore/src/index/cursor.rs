@@ -1,10 +1,11 @@
 //! Walking an index that changes under the walker: the reverse-binary cursor, and random items.
 //!
-//! A `SCAN` keeps no state but the number it hands to the client. Positions are visited in the order of their bits read backwards,
-//! so that when the table doubles or halves between two calls, the positions already visited are exactly those whose low bits, read
-//! backwards, are below the cursor's, at the old size and at the new one. Linear hashing fits in as a table of `2^level` positions, of which
-//! some are one bucket and some (those already split) are two: a position is emitted whole. Hence Redis's guarantee: what is there from
-//! the first call to the last is returned at least once.
+//! A `SCAN` keeps no state but the number it hands to the client. Positions are visited in the order of their
+//! bits read backwards, so that when the table doubles or halves between two calls, the positions already
+//! visited are exactly those whose low bits, read backwards, are below the cursor's, at the old size and at
+//! the new one. Linear hashing fits in as a table of `2^level` positions, of which some are one bucket and
+//! some (those already split) are two: a position is emitted whole. Hence Redis's guarantee: what is there
+//! from the first call to the last is returned at least once.
 
 use farkeep_core::heap::{Offset, View};
 
@@ -62,8 +63,9 @@ impl<K: Kind> Index<K> {
 
     /// A random item, each with the same chance. `random` yields uniformly distributed numbers.
     ///
-    /// A bucket is drawn, then one of `FAIR_CHAIN` places in it: an empty place means drawing again, so a full bucket is not
-    /// likelier per item than one with a single item. With at least 1.5 items per bucket that takes 16 draws at worst on average.
+    /// A bucket is drawn, then one of `FAIR_CHAIN` places in it: an empty place means drawing again, so a
+    /// full bucket is not likelier per item than one with a single item. With at least 1.5 items per bucket
+    /// that takes 16 draws at worst on average.
     pub fn random(self, view: &View, mut random: impl FnMut() -> u64) -> Option<Offset> {
         let root = self.root(view);
         let count = self.len(view);

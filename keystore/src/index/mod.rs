@@ -1,16 +1,18 @@
 //! The index: from a key to the offset of its item, by linear hashing.
 //!
-//! One structure serves a database's keys, its keys with an expiry and the fields of a big hash; what an item is, is said by a
-//! [`Kind`]. The index owns its buckets, segments and directory; the items belong to the caller.
+//! One structure serves a database's keys, its keys with an expiry and the fields of a big hash; what an item
+//! is, is said by a [`Kind`]. The index owns its buckets, segments and directory; the items belong to the
+//! caller.
 //!
 //! # Why linear hashing
 //!
-//! The image is persistent memory and its redo is shipped over a network, so what counts is how few cache lines a lookup
-//! touches and how few bytes an insertion changes. A lookup costs one miss for the bucket and one for the item: a bucket is
-//! one cache line of seven slots and a link, and a slot holds 20 bits of the hash, so that a foreign item is hardly ever visited. An insertion
-//! writes one slot. The table grows by one bucket at a time ([`Index::insert`] splits the bucket whose turn it is), so there is no rehash, no second table and no
-//! stall, and it shrinks the same way. Extendible hashing splits where it overflows and needs a directory entry per segment to say so;
-//! linear hashing needs two numbers.
+//! The image is persistent memory and its redo is shipped over a network, so what counts is how few cache
+//! lines a lookup touches and how few bytes an insertion changes. A lookup costs one miss for the bucket and
+//! one for the item: a bucket is one cache line of seven slots and a link, and a slot holds 20 bits of the
+//! hash, so that a foreign item is hardly ever visited. An insertion writes one slot. The table grows by one
+//! bucket at a time ([`Index::insert`] splits the bucket whose turn it is), so there is no rehash, no second
+//! table and no stall, and it shrinks the same way. Extendible hashing splits where it overflows and needs a
+//! directory entry per segment to say so; linear hashing needs two numbers.
 //!
 //! # Layout
 //!
@@ -19,21 +21,23 @@
 //! directory  next u64 | kind u64 | buckets u64 | count u64      used by `reclaim` once the index is detached
 //!            segment offset u64 x capacity
 //! segment    bucket x 16, 16, 32, 64, … 2048, then 4096 each
-//! bucket     slot u64 x 7 | link u64                            link: offset of an overflow bucket, or 0; the lowest bit is noise
-//! slot       item offset / 16 in the upper 44 bits | tag, bits 14..34 of the hash, in the lower 20; 0 is empty
+//! bucket     slot u64 x 7 | link u64      link: offset of an overflow bucket, or 0; the lowest bit is noise
+//! slot       44 bits item offset / 16 | 20 bits tag, bits 14..34 of the hash; 0 is empty
 //! ```
 //!
-//! With `n` buckets and `level = floor(log2 n)`, an item lives in bucket `h mod 2^(level+1)` if that is below `n`, else in
-//! `h mod 2^level`. The next bucket to be split is `n - 2^level`, and what decides who moves is bit `level` of the hash. From level 14 to 33 that bit is in
-//! the tag, so a split reads and writes two cache lines and no item.
+//! With `n` buckets and `level = floor(log2 n)`, an item lives in bucket `h mod 2^(level+1)` if that is below
+//! `n`, else in `h mod 2^level`. The next bucket to be split is `n - 2^level`, and what decides who moves is
+//! bit `level` of the hash. From level 14 to 33 that bit is in the tag, so a split reads and writes two cache
+//! lines and no item.
 //!
 //! # Invariants
 //!
 //! - A bucket number at or above `buckets` inside an allocated segment is all zero.
 //! - An overflow bucket in a chain is never empty.
 //! - `count` is the number of slots in use.
-//! - The root, the directory and links are *geometry*: read with `peek`, they do not make a reader depend on the last split. Slots and
-//!   items do. An item moved by a split is found in a slot the split wrote, so its reader depends on at least that.
+//! - The root and the directory are *geometry*: read with `peek`, they do not make a reader depend on the last
+//!   split. Buckets and items do; and a split or merge writes to every bucket that becomes the home of a key,
+//!   so whoever looks there, even in vain, depends on it and so on all that came before it.
 //!
 //! A crash cannot show a half-made split: it is part of the transaction of the insertion that caused it.
 
@@ -52,7 +56,8 @@ pub use cursor::Cursor;
 pub(crate) use resize::{DirectoryHead, segment_of, segment_ref};
 pub(crate) use walk::Detached;
 
-/// What an index holds: how to hash an item that is already there, and how to tell whether it is the one looked for.
+/// What an index holds: how to hash an item that is already there, and how to tell whether it is the one
+/// looked for.
 pub trait Kind: Copy {
     /// The hash of the item at `at` under `seed`; the same as [`hash`] of the key it was inserted with.
     fn hash_of(view: &View, seed: u64, at: Offset) -> u64;
@@ -66,7 +71,8 @@ pub trait Kind: Copy {
     }
 }
 
-/// The hash of a key. `seed` is random, made when the image is formatted and stored in it: a client cannot choose keys that collide.
+/// The hash of a key. `seed` is random, made when the image is formatted and stored in it: a client cannot
+/// choose keys that collide.
 #[inline]
 pub fn hash(seed: u64, key: &[u8]) -> u64 {
     twox_hash::XxHash3_64::oneshot_with_seed(seed, key)
@@ -91,8 +97,8 @@ const COUNT_AT: u64 = 16;
 
 /// Items per bucket, doubled, above which an insertion splits.
 const SPLIT_LOAD_X2: u64 = 9;
-/// Items per bucket, doubled, below which a removal merges. Far below the split load, so that no sequence of operations makes an index
-/// split and merge in turn.
+/// Items per bucket, doubled, below which a removal merges. Far below the split load, so that no sequence of
+/// operations makes an index split and merge in turn.
 const MERGE_LOAD_X2: u64 = 3;
 
 /// Where an item was found. Valid until the next insertion into or removal from the same index.
@@ -219,16 +225,14 @@ impl<K: Kind> Index<K> {
 
     /// Removes what was found. The item itself stays the caller's.
     ///
-    /// # Errors
-    /// When a merge needs an overflow bucket and the image cannot grow.
-    pub fn remove(self, txn: &mut Txn<'_>, found: &Found) -> Result<(), HeapError> {
+    /// Never asks for memory, so it succeeds in a full image.
+    pub fn remove(self, txn: &mut Txn<'_>, found: &Found) {
         bucket::clear(txn, found.bucket_at, found.slot_at, found.parent_at);
         let mut root = self.root(txn);
         root.count -= 1;
         txn.put(self.root_at.add(COUNT_AT), &root.count);
         if root.count * 2 < root.buckets * MERGE_LOAD_X2 && root.buckets > resize::FIRST_SEGMENT {
-            self.merge(txn, root)?;
+            self.merge(txn, root);
         }
-        Ok(())
     }
 }

@@ -1,7 +1,9 @@
-//! How an index grows and shrinks: by one bucket, inside the transaction of the insertion or removal that made it due.
+//! How an index grows and shrinks: by one bucket, inside the transaction of the insertion or removal that
+//! made it due.
 //!
-//! Buckets lie in segments whose lengths double from 16 to 4096 buckets (1 to 256 KiB) and then stay. So an index of five
-//! items costs a kilobyte, no bucket ever moves in memory when the table grows, and a new segment is zeroed in some 20 us.
+//! Buckets lie in segments whose lengths double from 16 to 4096 buckets (1 to 256 KiB) and then stay. So an
+//! index of five items costs a kilobyte, no bucket ever moves in memory when the table grows, and a new
+//! segment is zeroed in some 20 us.
 
 use farkeep_core::heap::{HeapError, Offset, Txn, View};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -18,8 +20,8 @@ const LARGE_LOG2: u32 = LARGE_SEGMENT.ilog2();
 /// Segment offsets in the smallest directory: with the head, one cache line.
 const FIRST_DIRECTORY: u64 = 4;
 
-/// What precedes the segment offsets in a directory. All zero while the index is in use; once it is detached, the directory
-/// is a link of the reclaim list, so that giving an index up never needs memory.
+/// What precedes the segment offsets in a directory. All zero while the index is in use; once it is detached,
+/// the directory is a link of the reclaim list, so that giving an index up never needs memory.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct DirectoryHead {
@@ -103,7 +105,8 @@ impl<K: Kind> Index<K> {
         Ok(root)
     }
 
-    /// Adds bucket number `root.buckets` and moves to it, from the bucket it is split off, what now belongs there.
+    /// Adds bucket number `root.buckets` and moves to it, from the bucket it is split off, what now belongs
+    /// there.
     pub(super) fn split(self, txn: &mut Txn<'_>, mut root: Root) -> Result<(), HeapError> {
         let (number, level) = (root.buckets, root.buckets.ilog2());
         self.make_room(txn, &mut root, number)?;
@@ -140,15 +143,19 @@ impl<K: Kind> Index<K> {
         write_chain(txn, to_at, &go)
     }
 
-    /// Dissolves the last bucket into the one it was once split off.
-    pub(super) fn merge(self, txn: &mut Txn<'_>, mut root: Root) -> Result<(), HeapError> {
+    /// Dissolves the last bucket into the one it was once split off, if there is room in its chain.
+    pub(super) fn merge(self, txn: &mut Txn<'_>, mut root: Root) {
         let last = root.buckets - 1;
         let into = last - (1 << last.ilog2());
         let last_at = bucket_at(txn, &root, last);
         let into_at = bucket_at(txn, &root, into);
         let moved = Gathered::chain(txn, last_at);
+        if bucket::free_slots(txn, into_at) < moved.len() {
+            // A removal must succeed in a full image, so it never asks for memory. A later one will merge.
+            return;
+        }
         for slot in moved.iter() {
-            bucket::add(txn, into_at, slot)?;
+            bucket::add_to_free(txn, into_at, slot);
         }
         if moved.len() == 0 {
             touch_at(txn, into_at);
@@ -164,7 +171,6 @@ impl<K: Kind> Index<K> {
         }
         root.buckets = last;
         txn.put(self.root_at.add(BUCKETS_AT), &root.buckets);
-        Ok(())
     }
 
     fn hash_bit(self, view: &View, slot: Slot, bit: u32) -> bool {
@@ -177,7 +183,8 @@ impl<K: Kind> Index<K> {
         if within != 0 {
             return Ok(());
         }
-        // A directory keeps the length it once had when the index shrinks, so its capacity is asked of the allocator.
+        // A directory keeps the length it once had when the index shrinks, so its capacity is asked of the
+        // allocator.
         let directory = Offset::new(root.directory);
         let new_segment_at = new_segment(txn, segment)?;
         if directory_len(segment + 1) as usize > txn.usable_len(directory) {
@@ -209,7 +216,8 @@ fn new_segment(txn: &mut Txn<'_>, segment: u64) -> Result<Offset, HeapError> {
     Ok(at)
 }
 
-/// Makes the chain at `at` hold exactly these slots, packed, reusing its overflow buckets and freeing those left over.
+/// Makes the chain at `at` hold exactly these slots, packed, reusing its overflow buckets and freeing those
+/// left over.
 fn write_chain(txn: &mut Txn<'_>, at: Offset, slots: &Gathered) -> Result<(), HeapError> {
     let mut slots_left = slots.len();
     let mut rest = slots.iter();

@@ -13,8 +13,8 @@ use crate::verify::Checker;
 const CHAIN_MAX: usize = 4096;
 
 impl<K: Kind> Index<K> {
-    /// Checks the whole index, called `name` in findings. `item` is called with every item and says whether its key can be read. Returns
-    /// the number of items.
+    /// Checks the whole index, called `name` in findings. `item` is called with every item and says whether
+    /// its key can be read. Returns the number of items.
     pub(crate) fn verify(
         self,
         check: &mut Checker<'_>,

@@ -1,4 +1,5 @@
-//! A keystore on memory: its log replays every transaction at once into an image of its own, as a follower would.
+//! A keystore on memory: its log replays every transaction at once into an image of its own, as a follower
+//! would.
 
 use std::io;
 use std::sync::Arc;
@@ -112,7 +113,8 @@ impl Store {
 
     /// I5: the replayed image has the bytes of the working view.
     pub fn assert_replayed(&mut self) {
-        // A rollback leaves repairs to the next commit: here is one, of a transaction that changes next to nothing.
+        // A rollback leaves repairs to the next commit: here is one, of a transaction that changes next to
+        // nothing.
         let selected = std::mem::replace(&mut self.db, 15);
         self.run(&[b"FLUSHDB"]);
         self.db = selected;

@@ -1,8 +1,9 @@
 //! The command table: what `COMMAND` reports, and which function a name leads to.
 //!
-//! The data lies in one file per family. Facts (arity, flags, keys, ACL categories) are Redis 7.0's, because client libraries and proxies route by them;
-//! the summaries are our own. Commands about connections and the server itself are in the table too, with [`Handler::Node`]: the
-//! keystore knows that they exist, the node knows what they do.
+//! The data lies in one file per family. Facts (arity, flags, keys, ACL categories) are Redis 7.0's, because
+//! client libraries and proxies route by them; the summaries are our own. Commands about connections and the
+//! server itself are in the table too, with [`Handler::Node`]: the keystore knows that they exist, the node
+//! knows what they do.
 
 mod bits;
 mod generic;
@@ -218,7 +219,8 @@ fn named(bits: u32, names: &'static [&'static str]) -> impl Iterator<Item = &'st
     names.iter().enumerate().filter(move |(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name)
 }
 
-/// Where some of a command's keys are: the argument `index`, and from there to `last` (counted from it; negative: from the end) every `step`-th.
+/// Where some of a command's keys are: the argument `index`, and from there to `last` (counted from it;
+/// negative: from the end) every `step`-th.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpec {
     /// What happens to them, in Redis's words, separated by spaces.
@@ -356,7 +358,8 @@ impl Command {
         self.subcommands.iter().find(|sub| sub.name.as_bytes()[prefix..].eq_ignore_ascii_case(name))
     }
 
-    /// The positions of the keys among `words` words, the name being number 0. For a container this is empty: ask the subcommand.
+    /// The positions of the keys among `words` words, the name being number 0. For a container this is empty:
+    /// ask the subcommand.
     pub fn key_positions(&self, words: usize) -> impl Iterator<Item = usize> + use<> {
         let last = if self.last_key < 0 {
             words as i64 + i64::from(self.last_key)
