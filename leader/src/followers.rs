@@ -87,6 +87,8 @@ pub struct FollowerEntry {
     pub checkpoint: Lsn,
     /// When anything was last heard from it, in milliseconds of the caller's clock.
     pub last_heard_ms: u64,
+    /// Everything before it has been flushed in this session, or was durable before it.
+    pub(crate) flushed: Lsn,
     pub(crate) last_heartbeat_ms: u64,
     /// Since when it holds the ring back.
     pub(crate) holding_since_ms: Option<u64>,

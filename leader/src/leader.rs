@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use farkeep_core::log::EpochHistory;
 use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
 use farkeep_proto::control::{Body, Heartbeat, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
@@ -169,13 +170,23 @@ pub enum LeaderError {
     /// The session is not in the registry (any more).
     #[error("there is no follower session {0}")]
     NoSession(FollowerId),
-    /// The follower claims more than it was sent.
-    #[error("the follower reports LSN {reported} where {shipped} was shipped")]
+    /// While the follower was getting ready, the ring went over the point from which it was to go on.
+    #[error(
+        "the log no longer reaches back to LSN {resume} where the follower was to go on (oldest_lsn {oldest})"
+    )]
+    FellBehind {
+        /// Where it was to go on.
+        resume: Lsn,
+        /// What the ring holds.
+        oldest: Lsn,
+    },
+    /// The follower claims to hold more than there is.
+    #[error("the follower reports LSN {reported}, the log ends at {appended}")]
     ClaimsTooMuch {
         /// What it reports.
         reported: Lsn,
-        /// What it can have at most.
-        shipped: Lsn,
+        /// The end of the log.
+        appended: Lsn,
     },
     /// The follower acknowledged a batch whose records it could not validate.
     #[error("the follower has a batch up to LSN {posted}, but its log is valid only up to {validated}")]
@@ -303,6 +314,13 @@ impl Leader {
         self.local = local;
     }
 
+    /// The first LSN from which the ring can still be shipped. What has been appended since the pool's own mark was last
+    /// told may have overwritten more, up to the end of a segment.
+    fn oldest(&self) -> Lsn {
+        let overwritten = self.appended.get().saturating_sub(self.identity.ring_len);
+        self.local.oldest.max(Lsn::new(overwritten.next_multiple_of(self.identity.segment_len)))
+    }
+
     /// The LSN below which nobody needs the ring any more: what the appender may overwrite.
     ///
     /// It may go back when a follower joins that has yet to catch up; the appender then has less room, or none.
@@ -406,7 +424,7 @@ impl Leader {
             identity: &self.identity,
             history: &self.history,
             past: &self.past,
-            oldest: self.local.oldest,
+            oldest: self.oldest(),
             appended: self.appended,
             fabrics: &peer.fabrics,
         };
@@ -443,6 +461,7 @@ impl Leader {
             fabric,
             fabric_reason: fabric_reason.clone(),
             shipped: from,
+            flushed: from,
             durable: from,
             applied: Lsn::new(progress.applied_lsn).min(from),
             checkpoint: Lsn::new(progress.checkpoint_lsn),
@@ -479,11 +498,16 @@ impl Leader {
     /// when its `Ready` *and*, on tcp, its data channel are there.
     ///
     /// # Errors
-    /// [`LeaderError`] when the session is over or the follower is not where it should be; drop it.
+    /// [`LeaderError`] when the session is over or the log has left the follower behind; drop it.
     pub fn ready(&mut self, now_ms: u64, id: FollowerId) -> Result<(), LeaderError> {
+        let oldest = self.oldest();
         let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
         follower.last_heard_ms = now_ms;
         if follower.state == FollowerState::Joining {
+            // Nothing has held the ring back for it since it was welcomed.
+            if follower.shipped < oldest {
+                return Err(LeaderError::FellBehind { resume: follower.shipped, oldest });
+            }
             follower.state = FollowerState::CatchingUp;
         }
         self.recompute();
@@ -540,6 +564,7 @@ impl Leader {
         {
             last = Some(posted);
             follower.posted.pop_front();
+            follower.flushed = posted.to;
         }
         let Some(reported) = completion.reported else {
             if let Some(posted) = last {
@@ -554,7 +579,7 @@ impl Leader {
         {
             return Err(LeaderError::DoesNotValidate { posted: posted.to, validated: reported.durable });
         }
-        self.reported(id, reported.durable, reported.applied, reported.checkpoint)
+        self.reported(id, reported)
     }
 
     /// A follower has said on its control channel how far it is.
@@ -568,27 +593,29 @@ impl Leader {
             return Ok(());
         }
         let progress = status.progress;
-        // What it holds but was not asked to flush is not durable on the terms of the session.
-        let durable = Lsn::new(progress.durable_lsn).min(follower.durable);
-        let reported = (Lsn::new(progress.applied_lsn), Lsn::new(progress.checkpoint_lsn));
-        self.reported(id, durable, reported.0.min(durable), reported.1.min(durable))
+        let reported = Reported {
+            durable: Lsn::new(progress.durable_lsn).min(follower.durable),
+            applied: Lsn::new(progress.applied_lsn).min(follower.durable),
+            checkpoint: Lsn::new(progress.checkpoint_lsn).min(follower.durable),
+        };
+        self.reported(id, reported)
     }
 
-    fn reported(
-        &mut self,
-        id: FollowerId,
-        durable: Lsn,
-        applied: Lsn,
-        checkpoint: Lsn,
-    ) -> Result<(), LeaderError> {
+    /// Takes over what a follower reports, as far as this session has made it persistent. It may well report more: when
+    /// what a crash had left behind a gap in its log fits to what has just filled the gap. That is as good as the
+    /// records that were shipped, but nobody has flushed it on the terms of the session.
+    fn reported(&mut self, id: FollowerId, reported: Reported) -> Result<(), LeaderError> {
+        let appended = self.appended;
         let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
-        if durable > follower.shipped {
-            return Err(LeaderError::ClaimsTooMuch { reported: durable, shipped: follower.shipped });
+        let Reported { durable, applied, checkpoint } = reported;
+        if durable > appended {
+            return Err(LeaderError::ClaimsTooMuch { reported: durable, appended });
         }
         if checkpoint > applied || applied > durable {
             return Err(LeaderError::OutOfOrder { durable, applied, checkpoint });
         }
-        follower.raise(durable, applied, checkpoint);
+        let flushed = follower.flushed;
+        follower.raise(durable.min(flushed), applied.min(flushed), checkpoint.min(flushed));
         self.recompute();
         Ok(())
     }

@@ -230,6 +230,20 @@ fn a_node_that_joins_again_replaces_its_session() {
 }
 
 #[test]
+fn a_follower_that_the_ring_went_over_while_it_got_ready_is_told_so() {
+    let mut leader = with_sync(0);
+    let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer()) else { panic!() };
+    append(&mut leader, 1032 + RING_LEN);
+    assert!(matches!(leader.ready(1, id), Err(LeaderError::FellBehind { .. })));
+    let Join::Refused(refuse) = leader.join(2, &hello(2, 1032), &peer()) else { panic!() };
+    assert_eq!(
+        refuse.reason(),
+        RefuseReason::LogTooShort,
+        "though nobody has told that the ring has moved on"
+    );
+}
+
+#[test]
 fn a_follower_cannot_claim_what_it_was_not_sent() {
     let mut leader = with_sync(1);
     let id = join(&mut leader, 2, 1032);
@@ -242,7 +256,10 @@ fn a_follower_cannot_claim_what_it_was_not_sent() {
             checkpoint: Lsn::new(checkpoint),
         }),
     };
-    assert!(matches!(leader.completed(0, id, claim(2000, 0, 0)), Err(LeaderError::ClaimsTooMuch { .. })));
+    assert!(matches!(leader.completed(0, id, claim(2001, 0, 0)), Err(LeaderError::ClaimsTooMuch { .. })));
+    leader.completed(0, id, claim(2000, 2000, 2000)).unwrap();
+    let durable = leader.follower(id).unwrap().durable;
+    assert_eq!(durable, Lsn::new(1032), "what this session has not flushed does not count");
     assert!(matches!(leader.completed(0, id, claim(1032, 700, 800)), Err(LeaderError::OutOfOrder { .. })));
     assert_eq!(leader.committed(), Lsn::new(1032));
     leader.posted(id, Lsn::new(2000), Ticket::new(1));
