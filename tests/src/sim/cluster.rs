@@ -4,15 +4,19 @@
 //! is cut, a machine loses its power, the operator promotes a follower. After each, every node is held against the
 //! oracle.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_fabric::tcp::{self, Agent};
-use farkeep_fabric::{FabricKind, LogWindow, RemoteWindow, sim};
+use farkeep_fabric::{
+    Completion, FabricError, FabricKind, LogBytes, LogWindow, RemoteWindow, Sending, Ticket, sim,
+};
 use farkeep_follower::{Action, JoinError};
 use farkeep_leader::{Action as LeaderAction, Join, Peer, ship};
 use farkeep_proto::control::{self, Body, Hello, Refuse};
+use farkeep_proto::window::TailCell;
 
 use super::node::{Channel, Conn, Leading, Node, Plan, Role};
 use super::oracle::Oracle;
@@ -24,6 +28,46 @@ struct Arrival {
     leader: usize,
     session: u64,
     remote: Box<dyn RemoteWindow>,
+}
+
+/// A window with less room than it could have, so that batches end inside transactions.
+struct Narrow {
+    inner: Box<dyn RemoteWindow>,
+    room: u64,
+}
+
+impl RemoteWindow for Narrow {
+    fn kind(&self) -> FabricKind {
+        self.inner.kind()
+    }
+
+    fn room(&self) -> u64 {
+        self.inner.room().min(self.room)
+    }
+
+    fn write(&mut self, offset: u64, source: LogBytes) {
+        self.inner.write(offset, source);
+    }
+
+    fn flush(&mut self) -> Ticket {
+        self.inner.flush()
+    }
+
+    fn write_tail(&mut self, cell: TailCell) {
+        self.inner.write_tail(cell);
+    }
+
+    fn kick(&mut self) -> Result<Sending, FabricError> {
+        self.inner.kick()
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> Result<(), FabricError> {
+        self.inner.poll(done)
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.readiness()
+    }
 }
 
 /// How the run went, for the curious.
@@ -114,15 +158,16 @@ impl Cluster {
                 _ => self.pass_time(),
             }
         }
+        let thoroughly = self.rng.chance(1);
         for index in 0..self.nodes.len() {
             self.crash_if_dark(index);
-            self.nodes[index].examine(&mut self.oracle);
+            self.nodes[index].examine(&mut self.oracle, thoroughly);
         }
     }
 
     /// Something goes wrong, or the operator does something about it.
     fn trouble(&mut self, node: usize) {
-        match self.rng.below(10) {
+        match self.rng.below(11) {
             0..2 => self.cut(),
             2..4 => self.fault(node),
             4 => self.failover(),
@@ -135,6 +180,7 @@ impl Cluster {
                 self.cut_between(a, b);
             }
             7 => self.outbid(),
+            8 => self.blackout(),
             _ => self.restart(node),
         }
     }
@@ -205,7 +251,7 @@ impl Cluster {
             return self.crash_if_dark(index);
         }
         // What is committed is known to the oracle before anybody else can learn it.
-        self.nodes[index].examine(&mut self.oracle);
+        self.nodes[index].examine(&mut self.oracle, false);
         let log = self.nodes[index].memory();
         let Role::Leading(leading) = &mut self.nodes[index].role else { return };
         let Leading { machine, conns, held, .. } = &mut **leading;
@@ -292,8 +338,10 @@ impl Cluster {
             if let (Some(id), true, true) = (conn.id, conn.ready, conn.remote.is_some())
                 && machine.follower(id).is_some_and(|follower| !follower.in_reach())
             {
-                machine.ready(now, id).expect("the session is there");
-                self.report.sessions += 1;
+                match machine.ready(now, id) {
+                    Ok(()) => self.report.sessions += 1,
+                    Err(_) => conn.control.cut(),
+                }
             }
         }
         conns.retain(|conn| {
@@ -407,6 +455,7 @@ impl Cluster {
                     };
                     let Role::Following(following) = &mut self.nodes[index].role else { return };
                     following.channel = Some(channel);
+                    let remote = Box::new(Narrow { inner: remote, room: self.plan.room });
                     self.arrivals.push(Arrival { leader: target, session, remote });
                 }
                 Action::JoinFailed(_) | Action::SessionLost(_) => {}
@@ -555,6 +604,27 @@ impl Cluster {
             }
         }
         self.arrivals.retain(|arrival| arrival.leader != index);
+    }
+
+    /// All lose their power at once. Some come back at once, and the operator may not wait for the others.
+    fn blackout(&mut self) {
+        self.say(|| "all nodes lose their power".into());
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].is_up() {
+                self.unplug(index);
+                self.nodes[index].power_cut(&mut self.rng, &mut self.oracle);
+                self.report.crashes += 1;
+            }
+        }
+        let wait = self.rng.chance(50);
+        for index in 0..self.nodes.len() {
+            if wait && self.rng.chance(70) || !wait && index != self.leader {
+                self.restart(index);
+            }
+        }
+        if !wait {
+            self.failover();
+        }
     }
 
     fn fault(&mut self, index: usize) {

@@ -39,6 +39,7 @@ pub fn run(seed: u64) -> Report {
             on_follower_loss: OnFollowerLoss::Refuse,
             ..Config::default()
         },
+        room: [u64::MAX, 700, 100][rng.index(3)],
         faults_per_mille: [5, 20, 60, 120][rng.index(4)],
     };
     let steps = rng.between(300, 3000);
