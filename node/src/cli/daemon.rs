@@ -1,8 +1,8 @@
 //! `daemonize yes`: the node as a process of its own, in the background.
 //!
-//! A process with threads must not fork, and ours would have to fork before it knows whether the node can start at all. So the process in
-//! front starts the same program again and waits until that one either says that it serves or ends with an error; the error
-//! is then shown where the person is, and not only in a log.
+//! A process with threads must not fork, and ours would have to fork before it knows whether the node can
+//! start at all. So the process in front starts the same program again and waits until that one either says
+//! that it serves or ends with an error; the error is then shown where the person is, and not only in a log.
 
 use std::ffi::OsString;
 use std::fs::File;

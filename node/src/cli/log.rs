@@ -1,7 +1,9 @@
-//! The log of the process: `tracing` events in Redis's line format, `pid:role date sign message field=value …`.
+//! The log of the process: `tracing` events in Redis's line format, `pid:role date sign message field=value
+//! …`.
 //!
-//! One line is one `write` to a file opened for appending. The file is opened anew for each line, as Redis does it, so that logrotate
-//! needs to tell nobody; a node at rest logs nothing, and a busy one logs a few lines a minute.
+//! One line is one `write` to a file opened for appending. The file is opened anew for each line, as Redis
+//! does it, so that logrotate needs to tell nobody; a node at rest logs nothing, and a busy one logs a few
+//! lines a minute.
 
 use std::fmt;
 use std::fs::OpenOptions;

@@ -1,8 +1,9 @@
 //! The command line.
 //!
-//! Everything a person sees on a terminal is decided here. A failure is one line on standard error, which says what went wrong, where,
-//! and what to do about it, and the exit code 1.
+//! Everything a person sees on a terminal is decided here. A failure is one line on standard error, which
+//! says what went wrong, where, and what to do about it, and the exit code 1.
 
+mod advice;
 mod daemon;
 mod demo;
 pub mod log;
@@ -42,7 +43,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ServeArguments {
-    /// A configuration file (redis.conf syntax), `-` for standard input, then directives with two dashes before them.
+    /// A configuration file (redis.conf syntax), `-` for standard input, then directives with two dashes
+    /// before them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE | --DIRECTIVE VALUE")]
     directives: Vec<OsString>,
 }
@@ -94,7 +96,6 @@ enum Output {
 
 /// Runs the command line; the process's exit code.
 pub fn run() -> ExitCode {
-    // A `farkeep … | head` must end quietly, and clap's own messages are good as they are.
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(&arguments.directives),
         Command::Demo(arguments) => demo::demo(&arguments),
@@ -114,7 +115,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// An error and its causes on one line. A cause whose text the line already has is not said twice.
+/// An error, its causes and what to do about it, on one line. A cause whose text the line already has is not
+/// said twice.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -125,6 +127,10 @@ fn one_line(error: &anyhow::Error) -> String {
             }
             line.push_str(&text);
         }
+    }
+    if let Some(advice) = advice::advice(error) {
+        line.push_str("; ");
+        line.push_str(advice);
     }
     line
 }

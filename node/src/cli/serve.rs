@@ -19,7 +19,8 @@ use crate::engine::Engine;
 use crate::node::Node;
 use crate::runtime::{Running, listen};
 
-/// With this in the environment, the node stops when the process that started it dies. For the demo and for tests.
+/// With this in the environment, the node stops when the process that started it dies. For the demo and for
+/// tests.
 pub const STOP_WITH_PARENT: &str = "FARKEEP_STOP_WITH_PARENT";
 
 /// Runs a node until it is told to stop.
@@ -117,7 +118,8 @@ fn run_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The first signal stops the node, a second one ends the process at once. SIGHUP is for terminals that close: ignored.
+/// The first signal stops the node, a second one ends the process at once. SIGHUP is for terminals that
+/// close: ignored.
 fn stop_on_signals(mut signals: Signals, node: &Arc<Node>) -> Result<()> {
     let node = Arc::clone(node);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {

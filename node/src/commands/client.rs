@@ -1,7 +1,8 @@
 //! CLIENT: what the connections of this process are, and what can be done to them.
 //!
-//! A connection belongs to one worker; others see its [`Client`] and ask its worker for the rest. Client-side caching is not
-//! supported: CLIENT TRACKING ON says so, and what depends on it answers as Redis does with tracking off.
+//! A connection belongs to one worker; others see its [`Client`] and ask its worker for the rest. Client-side
+//! caching is not supported: CLIENT TRACKING ON says so, and what depends on it answers as Redis does with
+//! tracking off.
 
 mod filter;
 mod line;
@@ -48,7 +49,8 @@ pub fn client(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     subcommand::run(call, "client", SUBCOMMANDS, argv)
 }
 
-/// Whether a connection may be called so: printable ASCII without spaces, since names stand in CLIENT LIST's lines.
+/// Whether a connection may be called so: printable ASCII without spaces, since names stand in CLIENT LIST's
+/// lines.
 pub fn is_valid_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }

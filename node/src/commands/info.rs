@@ -130,8 +130,8 @@ fn process() -> ProcessInfo {
     }
 }
 
-/// User and system CPU time out of a `/proc/…/stat` line. The name in its second field may contain anything, so fields are
-/// counted from its closing parenthesis.
+/// User and system CPU time out of a `/proc/…/stat` line. The name in its second field may contain anything,
+/// so fields are counted from its closing parenthesis.
 fn cpu_seconds(stat: &str) -> (f64, f64) {
     let Some((_, fields)) = stat.rsplit_once(") ") else { return (0.0, 0.0) };
     let mut times = fields.split(' ').skip(11).map(|field| {

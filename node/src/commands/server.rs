@@ -36,7 +36,8 @@ pub fn config(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     subcommand::run(call, "config", CONFIG_SUBCOMMANDS, argv)
 }
 
-/// Reads what is in force now and not at the start of the turn: a CONFIG SET may precede it in the same pipeline.
+/// Reads what is in force now and not at the start of the turn: a CONFIG SET may precede it in the same
+/// pipeline.
 fn config_get(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     let found = config::get(&call.node.config(), &argv[2..]);
     let mut reply = call.reply();
@@ -129,8 +130,8 @@ enum Shutdown {
 
 /// SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]
 ///
-/// There is nothing to save, since what was acknowledged is durable already; so SAVE and NOSAVE mean the same, and a
-/// stop begins at once and cannot be aborted.
+/// There is nothing to save, since what was acknowledged is durable already; so SAVE and NOSAVE mean the
+/// same, and a stop begins at once and cannot be aborted.
 pub fn shutdown(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     match shutdown_options(&argv[1..]) {
         None => refuse(call, "ERR syntax error"),
@@ -213,8 +214,8 @@ fn leading_float(text: &[u8]) -> f64 {
     (1..=text.len()).rev().filter_map(|end| text.get(..end)?.parse().ok()).next().unwrap_or(0.0)
 }
 
-/// DEBUG OBJECT key: the line that test suites parse the encoding out of. There is neither a serialised form nor an access
-/// time that it could speak of.
+/// DEBUG OBJECT key: the line that test suites parse the encoding out of. There is neither a serialised form
+/// nor an access time that it could speak of.
 fn debug_object(call: &mut Call<'_>, key: &[u8]) -> Flow {
     let Some(handler) = object_encoding() else { return refuse(call, "ERR OBJECT is not available") };
     let mut encoded = Vec::new();

@@ -1,7 +1,7 @@
 //! Commands that are containers of subcommands: CLIENT and CONFIG.
 //!
-//! Redis looks a subcommand up before anything else, as it does a command. So one that does not exist, or that has the wrong number of
-//! arguments, is refused already when it is queued in a MULTI.
+//! Redis looks a subcommand up before anything else, as it does a command. So one that does not exist, or
+//! that has the wrong number of arguments, is refused already when it is queued in a MULTI.
 
 use farkeep_keystore::CommandError;
 use farkeep_keystore::command::{self, Command};

@@ -1,8 +1,9 @@
-//! `farkeep demo`: a leader and a follower on this machine, a stream of writes, a kill -9, and a look at what is left.
+//! `farkeep demo`: a leader and a follower on this machine, a stream of writes, a kill -9, and a look at what
+//! is left.
 //!
-//! Everything here is a client of two ordinary nodes: processes of this same program, over TCP, with pools in a temporary
-//! directory. Nothing is simulated and nothing is waited for by the clock, only by conditions with a limit. The nodes die and the
-//! pools go with the demo, however it ends.
+//! Everything here is a client of two ordinary nodes: processes of this same program, over TCP, with pools in
+//! a temporary directory. Nothing is simulated and nothing is waited for by the clock, only by conditions
+//! with a limit. The nodes die and the pools go with the demo, however it ends.
 
 mod check;
 mod client;
@@ -159,7 +160,7 @@ fn tell(
     drop(to_leader);
     let acknowledged: u64 = records.iter().map(Record::acknowledged_count).sum();
     let in_flight: u64 = records.iter().map(Record::in_flight).sum();
-    println!("   The leader is dead. {} writes had been acknowledged.", grouped(acknowledged));
+    println!("   The leader is dead. It had acknowledged {} writes.", grouped(acknowledged));
     println!(
         "   {} more were in flight: their clients got no answer, so they may or may not be there.\n",
         grouped(in_flight)
@@ -252,11 +253,12 @@ fn write_and_kill(
     progress.stop.store(true, Ordering::Relaxed);
     let elapsed = start.elapsed();
     let count = progress.acknowledged.load(Ordering::Relaxed);
-    bar.abandon_with_message(format!(
-        "kill -9 after {:.2} s, {} a second",
+    bar.finish_and_clear();
+    println!(
+        "   kill -9 after {:.2} s, at {} writes a second.",
         elapsed.as_secs_f64(),
         grouped(per_second(count, elapsed))
-    ));
+    );
     let mut records = Vec::new();
     for writer in writers {
         records.push(writer.join().map_err(|_| anyhow!("a writing connection has failed"))?);

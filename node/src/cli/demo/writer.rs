@@ -1,7 +1,7 @@
 //! The stream of writes, and the record of what was acknowledged.
 //!
-//! Each connection writes keys of its own and increments a counter of its own. What it keeps of each write is only whether the node said
-//! OK: key and value follow from the connection's and the write's number.
+//! Each connection writes keys of its own and increments a counter of its own. What it keeps of each write is
+//! only whether the node said OK: key and value follow from the connection's and the write's number.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

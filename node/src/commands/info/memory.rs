@@ -1,7 +1,8 @@
 //! INFO's section Memory.
 //!
-//! What Redis calls used memory is here the part of the image in use: that is what `maxmemory` limits, and what
-//! survives a restart. The process's resident set counts the pages of the image and of the log that it touched too.
+//! What Redis calls used memory is here the part of the image in use: that is what `maxmemory` limits, and
+//! what survives a restart. The process's resident set counts the pages of the image and of the log that it
+//! touched too.
 
 use std::fmt::Write;
 

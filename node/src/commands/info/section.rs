@@ -1,8 +1,8 @@
 //! Which sections an INFO names, and the text of each.
 //!
-//! Sections and fields stand in Redis 7.0's order under Redis's names, because tools parse them by name and people
-//! compare them by eye. A field that means nothing here says 0 or what Redis says when the feature is off. What only
-//! Farkeep has to say is in its own section at the end.
+//! Sections and fields stand in Redis 7.0's order under Redis's names, because tools parse them by name and
+//! people compare them by eye. A field that means nothing here says 0 or what Redis says when the feature is
+//! off. What only Farkeep has to say is in its own section at the end.
 
 use std::fmt::Write;
 
@@ -205,8 +205,9 @@ fn stats(info: &InfoSnapshot, out: &mut String) {
     );
 }
 
-/// Sentinel reads this section: `role` comes before a follower's fields, and `slave_repl_offset` and a follower's
-/// `offset` are its `durable_lsn`, so that a choice by offset is the choice of the most advanced log.
+/// Sentinel reads this section: `role` comes before a follower's fields, and `slave_repl_offset` and a
+/// follower's `offset` are its `durable_lsn`, so that a choice by offset is the choice of the most advanced
+/// log.
 fn replication(info: &InfoSnapshot, out: &mut String) {
     let engine = &info.engine;
     out.push_str("# Replication\r\n");

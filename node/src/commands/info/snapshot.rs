@@ -1,7 +1,7 @@
 //! What INFO reports, as plain values: gathered in one place, formatted in another.
 //!
-//! [`EngineInfo`] is what only the engine knows; the rest of an [`InfoSnapshot`] comes from the shared parts of the
-//! process ([`super::collect`]). Lengths are in bytes, positions are LSNs as numbers.
+//! [`EngineInfo`] is what only the engine knows; the rest of an [`InfoSnapshot`] comes from the shared parts
+//! of the process ([`super::collect`]). Lengths are in bytes, positions are LSNs as numbers.
 
 /// Everything INFO can say at one instant.
 #[derive(Debug, Clone, Default)]
