@@ -60,6 +60,10 @@ impl fmt::Debug for Lsn {
 }
 
 /// The number of one leader's reign. A higher epoch always wins.
+///
+/// The upper 16 bits count promotions and the lower 16 the restarts of the node that was promoted. A leader that restarts
+/// begins a new reign without asking anybody, and must not outrank a node that others have been fenced for meanwhile
+/// by doing so: only a promotion, which knows what enough other nodes have promised, goes to the next count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(u32);
 
@@ -77,7 +81,14 @@ impl Epoch {
         self.0
     }
 
-    /// The epoch after this one. Panics on overflow.
+    /// The first epoch of the next promotion. Panics on overflow.
+    #[track_caller]
+    pub fn next_promotion(self) -> Epoch {
+        let promotions = (self.0 >> 16).checked_add(1).filter(|&count| count <= 0xffff);
+        Epoch(promotions.expect("an epoch overflowed 32 bits") << 16)
+    }
+
+    /// The epoch after this one: what a leader that restarts reigns in. Panics on overflow.
     #[track_caller]
     pub fn next(self) -> Epoch {
         Epoch(self.0.checked_add(1).expect("an epoch overflowed 32 bits"))
@@ -152,6 +163,14 @@ mod tests {
     #[should_panic(expected = "committed_lsn 5 > durable_lsn 4")]
     fn committed_beyond_durable_is_refused() {
         at([1, 2, 3, 5, 4, 9]).assert_ordered();
+    }
+
+    #[test]
+    fn a_restart_never_outranks_a_promotion() {
+        let leader = Epoch::ZERO.next();
+        let promoted = leader.next_promotion();
+        assert!((0..1000).fold(leader, |epoch, _| epoch.next()) < promoted);
+        assert!(promoted.next() < promoted.next_promotion());
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct Promotion {
 impl Follower {
     /// The lowest epoch that a reign begun here may have.
     pub fn next_epoch(&self) -> Epoch {
-        self.past.highest().next()
+        self.past.highest().next_promotion()
     }
 
     /// Leaves the old leader for good: promises to `epoch`, durably, closes the window, ends the session. Carry the
@@ -47,7 +47,7 @@ impl Follower {
     /// # Errors
     /// [`PromoteError::Outbid`] when this node has promised to a higher epoch already, or to this one before.
     pub fn fence(&mut self, epoch: Epoch) -> Result<Vec<Action>, PromoteError> {
-        if epoch < self.next_epoch() {
+        if epoch <= self.past.highest() {
             return Err(PromoteError::Outbid(self.past.highest()));
         }
         self.past.promised = epoch;
