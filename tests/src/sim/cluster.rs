@@ -4,7 +4,9 @@
 //! is cut, a machine loses its power, the operator promotes a follower. After each, every node is held against the
 //! oracle.
 
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use farkeep_core::lsn::{Epoch, Lsn};
@@ -33,7 +35,7 @@ struct Arrival {
 /// A window with less room than it could have, so that batches end inside transactions.
 struct Narrow {
     inner: Box<dyn RemoteWindow>,
-    room: u64,
+    room: Rc<Cell<u64>>,
 }
 
 impl RemoteWindow for Narrow {
@@ -42,7 +44,7 @@ impl RemoteWindow for Narrow {
     }
 
     fn room(&self) -> u64 {
-        self.inner.room().min(self.room)
+        self.inner.room().min(self.room.get())
     }
 
     fn write(&mut self, offset: u64, source: LogBytes) {
@@ -99,6 +101,8 @@ pub struct Cluster {
     leader: usize,
     /// Pairs of nodes that cannot reach each other until then.
     partitions: Vec<(usize, usize, u64)>,
+    /// What windows have room for.
+    room: Rc<Cell<u64>>,
     oracle: Oracle,
     report: Report,
     calm: bool,
@@ -112,6 +116,7 @@ impl Cluster {
         let mut oracle = Oracle::default();
         let mut cluster = Self {
             now_ms: 0,
+            room: Rc::new(Cell::new(plan.room)),
             plan,
             nodes,
             arrivals: Vec::new(),
@@ -455,7 +460,7 @@ impl Cluster {
                     };
                     let Role::Following(following) = &mut self.nodes[index].role else { return };
                     following.channel = Some(channel);
-                    let remote = Box::new(Narrow { inner: remote, room: self.plan.room });
+                    let remote = Box::new(Narrow { inner: remote, room: Rc::clone(&self.room) });
                     self.arrivals.push(Arrival { leader: target, session, remote });
                 }
                 Action::JoinFailed(_) | Action::SessionLost(_) => {}
@@ -764,6 +769,7 @@ impl Cluster {
     pub fn settle(&mut self) -> Report {
         self.say(|| "all faults end".into());
         self.calm = true;
+        self.room.set(u64::MAX);
         self.partitions.clear();
         let mut target = None;
         for round in 0..40_000 {

@@ -29,6 +29,9 @@ use super::rng::Rng;
 use super::wire::WireEnd;
 use super::workload;
 
+/// Clients of a leader; each has one write under way at most.
+const CLIENTS: usize = 40;
+
 /// What all nodes of a run have in common.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -356,7 +359,8 @@ impl Node {
         leading.appender.set_floor(leading.machine.floor());
         leading.appender.set_committed_hint(leading.machine.committed());
         for _ in 0..rng.below(4) {
-            if leading.machine.can_write().is_err() {
+            // Clients wait for their replies.
+            if leading.machine.can_write().is_err() || leading.held.len() >= CLIENTS {
                 break;
             }
             let before = leading.appender.position();
