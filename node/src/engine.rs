@@ -21,7 +21,7 @@ use farkeep_leader::{Action, Leader, OnFollowerLoss};
 use crate::clients::Client;
 use crate::commands::replication::Reached;
 use crate::config::{Config, MemoryOrPercent};
-use crate::node::{Marks, Message, Node};
+use crate::node::{Marks, Node};
 use crate::replication::Sessions;
 use crate::watch::Watches;
 use crate::worker::Now;
@@ -53,6 +53,7 @@ pub struct Engine {
     committed: Lsn,
     /// Up to here the log holds nothing that any client wrote: the record that formats the image.
     nothing_told_until: Lsn,
+    reign: u64,
     /// The bytes in use, which a crash leaves slightly off, are being counted again.
     recounting: bool,
     counters: Counters,
@@ -71,6 +72,11 @@ impl Engine {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader(_))
+    }
+
+    /// Changes whenever positions of the log stop meaning what they meant: this node began or ceased to lead.
+    pub fn reign(&self) -> u64 {
+        self.reign
     }
 
     /// The pool.
@@ -319,11 +325,6 @@ impl Engine {
     /// A follower was refused.
     pub fn count_refusal(&mut self) {
         self.counters.resumes_refused += 1;
-    }
-
-    /// Ends what held replies wait for: this node leads no more.
-    fn abandon_held(node: &Node) {
-        node.tell_workers(|| Message::Demoted);
     }
 }
 

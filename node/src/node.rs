@@ -35,8 +35,6 @@ pub enum Message {
     },
     /// CLIENT KILL of one of its connections.
     Kill(u64),
-    /// The node lost its leadership: held replies must not go out as they are.
-    Demoted,
 }
 
 /// The address of a worker for the others.
@@ -149,6 +147,7 @@ impl Marks {
 #[derive(Debug)]
 pub struct Node {
     config: RwLock<Arc<Config>>,
+    config_version: AtomicU64,
     /// Working view, log, role: taken by one worker for a turn at a time.
     pub engine: Mutex<Engine>,
     /// Connections.
@@ -209,6 +208,7 @@ impl Node {
         let node = Self {
             image,
             config: RwLock::new(Arc::new(config)),
+            config_version: AtomicU64::new(0),
             engine: Mutex::new(engine),
             marks: Marks::default(),
             replayer: Mutex::new(None),
@@ -246,8 +246,9 @@ impl Node {
         if let Some(replayer) = &opened.replayer {
             self.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
         }
-        *self.replayer.lock() = opened.replayer;
+        // In this order: whoever sees the replayer also sees for whom it works.
         *self.followership.lock() = opened.followership;
+        *self.replayer.lock() = opened.replayer;
         self.replay.raise();
         self.link.raise();
     }
@@ -266,12 +267,18 @@ impl Node {
         Arc::clone(&self.config.read())
     }
 
+    /// Rises with every change of the configuration.
+    pub fn config_version(&self) -> u64 {
+        self.config_version.load(Ordering::Acquire)
+    }
+
     /// Changes the configuration; readers see either all of the change or none.
     pub fn update_config<R>(&self, change: impl FnOnce(&mut Config) -> R) -> R {
         let mut guard = self.config.write();
         let mut config = (**guard).clone();
         let result = change(&mut config);
         *guard = Arc::new(config);
+        self.config_version.fetch_add(1, Ordering::Release);
         result
     }
 
@@ -284,13 +291,6 @@ impl Node {
     pub fn wake_workers(&self) {
         for worker in &self.workers {
             worker.waker.wake();
-        }
-    }
-
-    /// Sends a message to every worker.
-    pub fn tell_workers(&self, message: impl Fn() -> Message) {
-        for worker in &self.workers {
-            worker.send(message());
         }
     }
 

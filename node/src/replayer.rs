@@ -70,33 +70,30 @@ fn grow_ahead(node: &Node) {
 /// One step. Returns whether anything was done.
 fn step(node: &Node, idle: bool) -> Result<bool, ReplayError> {
     // A leader is told by the engine what is committed, a follower by its followership.
+    let follows = node.followership().is_some();
+    if !follows {
+        let mut guard = node.replayer.lock();
+        let Some(replayer) = &mut *guard else { return Ok(false) };
+        if node.followership().is_some() {
+            return Ok(true);
+        }
+        let worked = advance(node, replayer, node.marks.committed(), idle)?;
+        node.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
+        return Ok(worked);
+    }
+    let mut engine = node.engine.lock();
+    let mut guard = node.replayer.lock();
+    // The role may have changed since; the engine's lock keeps it from changing from here on.
     let target = node.followership().as_ref().map(|follows| follows.machine.replay_target());
-    let worked = match target {
-        None => {
-            let mut guard = node.replayer.lock();
-            let Some(replayer) = &mut *guard else { return Ok(false) };
-            let worked = advance(node, replayer, node.marks.committed(), idle)?;
-            node.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
-            worked
-        }
-        Some(target) => {
-            let mut engine = node.engine.lock();
-            let mut guard = node.replayer.lock();
-            let Some(replayer) = &mut *guard else { return Ok(false) };
-            if engine.is_leader() {
-                return Ok(true);
-            }
-            let worked = advance(node, replayer, target, idle)?;
-            engine.follower_applied(node, replayer.image_len(), replayer.applied());
-            drop(engine);
-            let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
-            node.marks.publish(applied, checkpoint);
-            if let Some(follows) = &mut *node.followership() {
-                follows.machine.replayed(applied, checkpoint);
-            }
-            worked
-        }
-    };
+    let (Some(target), Some(replayer)) = (target, &mut *guard) else { return Ok(false) };
+    let worked = advance(node, replayer, target, idle)?;
+    engine.follower_applied(node, replayer.image_len(), replayer.applied());
+    drop(engine);
+    let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
+    node.marks.publish(applied, checkpoint);
+    if let Some(follows) = &mut *node.followership() {
+        follows.machine.replayed(applied, checkpoint);
+    }
     Ok(worked)
 }
 

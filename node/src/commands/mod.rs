@@ -261,7 +261,7 @@ pub fn lookup(name: &[u8]) -> Option<&'static Entry> {
 
 /// Checks and executes one command, appending its reply.
 pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
-    stats::add(&call.node.stats.commands, 1);
+    stats::add_locked(&call.node.stats.commands, 1);
     let Some(entry) = lookup(argv[0]) else {
         refuse_in_multi(call);
         call.error(&unknown_command(argv));
@@ -318,7 +318,7 @@ fn unknown_command(argv: &[&[u8]]) -> String {
 
 /// Executes a command that passed its checks, outside MULTI.
 fn run(call: &mut Call<'_>, entry: &'static Entry, argv: &[&[u8]]) -> Flow {
-    entry.calls.fetch_add(1, Ordering::Relaxed);
+    stats::add_locked(&entry.calls, 1);
     let result = match entry.run {
         Run::Node(function) => return function(call, argv),
         Run::Read(handler) => run_read(call, handler, argv),
@@ -404,7 +404,7 @@ fn run_write(call: &mut Call<'_>, handler: WriteHandler, argv: &[&[u8]]) -> Resu
 
 /// Tells a client that the log had no room for its command for too long.
 pub fn give_up_log_wait(call: &mut Call<'_>) {
-    call.session.multi = None;
+    transactions::end(call);
     call.error(
         "OOM the redo log is full: a follower or the replayer is too far behind; nothing was written, try again",
     );
@@ -476,7 +476,7 @@ fn run_exec_data(call: &mut Call<'_>, queued: &[Queued], writes: bool) -> Result
         txn.start_tracking();
     }
     for queued in queued {
-        queued.entry.calls.fetch_add(1, Ordering::Relaxed);
+        stats::add_locked(&queued.entry.calls, 1);
         let argv: Vec<&[u8]> = queued.argv.iter().map(Vec::as_slice).collect();
         let (start, mark, savepoint) = (call.out.len(), ks.signals.mark(), txn.savepoint());
         let mut encoder = Encoder::new(call.out, resp3);

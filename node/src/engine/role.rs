@@ -142,6 +142,7 @@ impl Engine {
             watches: Watches::default(),
             committed: Lsn::ZERO,
             nothing_told_until: Lsn::ZERO,
+            reign: 0,
             recounting: false,
             counters: Counters::default(),
         };
@@ -299,7 +300,9 @@ impl Engine {
         node.link.raise();
         node.wait_for_window_closed(Duration::from_secs(5));
         self.drop_role();
+        self.reign += 1;
         let opened = self.open_as_leader(&config, epoch)?;
+        node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
         let took_ms = node.now().ms - started.ms;
@@ -320,11 +323,9 @@ impl Engine {
         }
         node.link.raise();
         node.wait_for_window_closed(Duration::from_secs(5));
-        let was_leader = self.is_leader();
         self.drop_role();
-        if was_leader {
-            Self::abandon_held(node);
-        }
+        self.reign += 1;
+        node.wake_workers();
         let opened = self.open_as_follower(&config, leader.clone())?;
         node.install(opened);
         tracing::info!(leader = %leader, "now following");

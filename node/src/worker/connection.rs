@@ -178,6 +178,8 @@ pub struct Connection {
     pub dead: bool,
     /// Whether the poller watches for writability.
     pub watches_writable: bool,
+    /// The peer has closed its direction; replies that are held are still sent.
+    pub half_closed: bool,
     /// What the bytes mean.
     pub protocol: Protocol,
 }
@@ -207,6 +209,7 @@ impl Connection {
             close_after_flush: false,
             dead: false,
             watches_writable: false,
+            half_closed: false,
             protocol: Protocol::Resp,
         }
     }

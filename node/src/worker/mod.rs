@@ -22,12 +22,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use farkeep_core::lsn::Lsn;
+use farkeep_keystore::KeyHash;
 use farkeep_proto::resp::{self, Decoded};
 use slab::Slab;
 
 use crate::clients::{Client, ClientKind};
 use crate::commands::{self, Call, Flow, replication};
-use crate::config::ClientClass;
+use crate::config::{ClientClass, Config};
 use crate::engine::Engine;
 use crate::node::{Message, Node};
 use crate::stats;
@@ -39,12 +40,18 @@ const LISTENERS: u64 = u64::MAX - 64;
 /// Tokens from here up to the listeners are followers' windows.
 const WINDOWS: u64 = 1 << 62;
 
+/// What a client is told whose write was not committed before this node stopped leading.
+const DEMOTED: &str = "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n";
 /// Connections accepted in one go, so that a storm of them does not starve the others.
 const ACCEPT_BURST: usize = 64;
 /// Longest wait: the cron runs ten times a second at least.
 const CRON_PERIOD_MS: u64 = 100;
 /// How long the tail cell may lag the last commit while nothing else is shipped.
 const TAIL_DELAY_MS: u64 = 1;
+/// Keys whose memory is asked for before the first of their commands is executed: what the nearest caches hold.
+const LOOK_AHEAD_KEYS: usize = 64;
+/// Commands of one connection that are looked at ahead.
+const LOOK_AHEAD_COMMANDS: usize = 32;
 /// How often a command that could not be executed is tried again.
 const RETRY_PERIOD_MS: u64 = 1;
 /// Replies are appended up to this much a turn before a connection lets others go first.
@@ -79,12 +86,31 @@ pub struct Worker {
     /// Followers' control channels.
     controls: Vec<usize>,
     args: Vec<std::ops::Range<usize>>,
+    /// Keys whose memory was asked for.
+    ahead: Vec<(usize, KeyHash)>,
     /// A follower has acknowledged something.
     windows_ready: bool,
     next_cron_ms: u64,
+    /// The configuration as of this turn.
+    config: Arc<Config>,
+    config_version: u64,
+    /// Counted in this turn, added to the shared counters at its end.
+    tally: Tally,
+    /// The reign under which replies are held.
+    reign: u64,
     committed: Lsn,
     now: Now,
     next_worker: usize,
+}
+
+/// What a turn counts, before it goes into the shared counters.
+#[derive(Debug, Default)]
+struct Tally {
+    reads: u64,
+    writes: u64,
+    input_bytes: u64,
+    output_bytes: u64,
+    held: u64,
 }
 
 /// The time of a turn.
@@ -108,7 +134,7 @@ impl Worker {
             }
         }
         Ok(Self {
-            node,
+            node: Arc::clone(&node),
             index,
             poll,
             listeners,
@@ -119,9 +145,14 @@ impl Worker {
             held: VecDeque::new(),
             blocked: Vec::new(),
             args: Vec::new(),
+            ahead: Vec::new(),
             windows_ready: false,
             controls: Vec::new(),
             next_cron_ms: 0,
+            config: node.config(),
+            config_version: node.config_version(),
+            tally: Tally::default(),
+            reign: 0,
             committed: Lsn::ZERO,
             now: Now::default(),
             next_worker: 0,
@@ -160,6 +191,10 @@ impl Worker {
     }
 
     fn turn(&mut self) -> io::Result<()> {
+        if self.config_version != self.node.config_version() {
+            self.config_version = self.node.config_version();
+            self.config = self.node.config();
+        }
         let mut woken = false;
         let ready = std::mem::take(&mut self.ready);
         for event in &ready {
@@ -191,20 +226,48 @@ impl Worker {
         }
         self.release_held();
         self.flush();
+        self.count();
         Ok(())
+    }
+
+    fn count(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        let stats = &self.node.stats;
+        stats::add(&stats.turns, 1);
+        for (counter, count) in [
+            (&stats.socket_reads, tally.reads),
+            (&stats.socket_writes, tally.writes),
+            (&stats.input_bytes, tally.input_bytes),
+            (&stats.output_bytes, tally.output_bytes),
+            (&stats.held_replies, tally.held),
+        ] {
+            if count > 0 {
+                stats::add(counter, count);
+            }
+        }
     }
 
     /// Everything that needs the engine, in one go.
     fn locked_part(&mut self, cron: bool) {
         let node = Arc::clone(&self.node);
         let mut engine = node.engine.lock();
+        if self.reign != engine.reign() {
+            // Positions of another reign say nothing about these replies.
+            self.reign = engine.reign();
+            self.fail_held(true, DEMOTED);
+        }
         if self.windows_ready || cron {
             self.windows_ready = false;
             engine.poll_windows(&node, self.now);
         }
         let runnable = std::mem::take(&mut self.runnable);
-        for &at in &runnable {
-            self.execute(&mut engine, at);
+        let mut rest = &runnable[..];
+        while !rest.is_empty() {
+            let group = self.look_ahead(&engine, rest);
+            for &at in &rest[..group] {
+                self.execute(&mut engine, at);
+            }
+            rest = &rest[group..];
         }
         self.runnable = runnable;
         self.runnable.clear();
@@ -217,6 +280,43 @@ impl Worker {
         engine.watch_windows(self.index, &self.poll, WINDOWS);
     }
 
+    /// Asks the memory for what the next commands will touch, so that their cache misses overlap instead of following each
+    /// other: first every key's bucket, then every key's entry. Returns how many of the connections were looked at.
+    fn look_ahead(&mut self, engine: &Engine, runnable: &[usize]) -> usize {
+        let Ok((view, keystore)) = engine.read_parts() else { return runnable.len() };
+        self.ahead.clear();
+        let mut group = 0;
+        for &at in runnable {
+            if self.ahead.len() >= LOOK_AHEAD_KEYS {
+                break;
+            }
+            group += 1;
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            if connection.decode.is_mid_command() || !matches!(connection.protocol, Protocol::Resp) {
+                continue;
+            }
+            let db = connection.session.db;
+            let mut bytes = &mut connection.input[connection.parsed..];
+            for _ in 0..LOOK_AHEAD_COMMANDS {
+                // Inline commands are unescaped in place when decoded, which must happen once only.
+                if bytes.first() != Some(&b'*') {
+                    break;
+                }
+                let mut state = resp::DecodeState::default();
+                let decoded = resp::decode(bytes, &mut self.args, &resp::Limits::default(), &mut state);
+                let Ok(Decoded::Command { consumed }) = decoded else { break };
+                if let Some(key) = self.args.get(1) {
+                    self.ahead.push((db, keystore.prefetch(view, db, &bytes[key.clone()])));
+                }
+                bytes = &mut bytes[consumed..];
+            }
+        }
+        for &(db, hash) in &self.ahead {
+            keystore.prefetch_entry(view, db, hash);
+        }
+        group
+    }
+
     fn connection_ready(&mut self, at: usize, event: Ready) {
         let Some(connection) = self.connections.get_mut(at) else { return };
         if event.writable {
@@ -227,20 +327,28 @@ impl Worker {
         }
         if connection.unparsed() > 0 && connection.blocked.is_some() {
             // Backpressure: a connection that waits does not get to fill our memory, but its end is noticed.
-            let limit = self.node.config().client_query_buffer_limit;
+            let limit = self.config.client_query_buffer_limit;
             if connection.unparsed() >= limit.min(1024 * 1024) {
                 return;
             }
         }
-        stats::add(&self.node.stats.socket_reads, 1);
+        self.tally.reads += 1;
         let before = connection.input.len();
         match connection.read() {
             ReadOutcome::Data => {
                 let count = connection.input.len().saturating_sub(before) as u64;
-                stats::add(&self.node.stats.input_bytes, count);
+                self.tally.input_bytes += count;
                 self.runnable.push(at);
             }
             ReadOutcome::Empty => {}
+            ReadOutcome::Closed if connection.output.pending() > 0 && !connection.half_closed => {
+                // The peer has said all it wanted to, but may still listen for the replies that are held.
+                connection.half_closed = true;
+                connection.close_after_flush = true;
+                let interest = Interest { readable: false, writable: connection.watches_writable };
+                connection.dead = self.poll.modify(&connection.stream, at as u64, interest).is_err();
+                mark(&mut self.flushable, at);
+            }
             ReadOutcome::Closed => {
                 connection.dead = true;
                 mark(&mut self.flushable, at);
@@ -267,11 +375,7 @@ impl Worker {
                 return;
             }
         }
-        let config = self.node.config();
-        let limits = resp::Limits {
-            max_bulk_len: config.proto_max_bulk_len,
-            authenticated: connection.session.authenticated,
-        };
+        let config = Arc::clone(&self.config);
         let now = self.now;
         loop {
             if connection.blocked.is_some() || connection.close_after_flush || connection.dead {
@@ -281,6 +385,10 @@ impl Worker {
             {
                 break;
             }
+            let limits = resp::Limits {
+                max_bulk_len: config.proto_max_bulk_len,
+                authenticated: connection.session.authenticated,
+            };
             let Connection { session, input, parsed, decode, output, .. } = connection;
             let bytes = &mut input[*parsed..];
             let consumed = match resp::decode(bytes, &mut self.args, &limits, decode) {
@@ -337,7 +445,7 @@ impl Worker {
         if let Some(until) = connection.output.held_until()
             && was_held != Some(until)
         {
-            stats::add(&self.node.stats.held_replies, 1);
+            self.tally.held += 1;
             let deadline_ms = now.ms + config.commit_timeout_ms;
             self.held.push_back((until, at, client.id, deadline_ms));
         }
@@ -501,8 +609,8 @@ impl Worker {
             let result = if before == 0 { Ok(true) } else { connection.write() };
             let written = (before - connection.output.pending()) as u64;
             if written > 0 {
-                stats::add(&self.node.stats.socket_writes, 1);
-                stats::add(&self.node.stats.output_bytes, written);
+                self.tally.writes += 1;
+                self.tally.output_bytes += written;
             }
             let killed = connection.session.client.killed.load(Ordering::Relaxed);
             let done = match result {
@@ -511,7 +619,7 @@ impl Worker {
                 Ok(all_sent) => {
                     if all_sent == connection.watches_writable {
                         connection.watches_writable = !all_sent;
-                        let interest = Interest { readable: true, writable: !all_sent };
+                        let interest = Interest { readable: !connection.half_closed, writable: !all_sent };
                         if self.poll.modify(&connection.stream, at as u64, interest).is_err() {
                             connection.dead = true;
                         }
@@ -548,7 +656,7 @@ impl Worker {
             ClientKind::Normal => ClientClass::Normal,
             ClientKind::Replica => ClientClass::Replica,
         };
-        let limit = self.node.config().output_buffer_hard_limit(class);
+        let limit = self.config.output_buffer_hard_limit(class);
         limit > 0 && connection.output.pending() > limit
     }
 
@@ -689,12 +797,6 @@ impl Worker {
                     if let Some(at) = at {
                         mark(&mut self.flushable, at);
                     }
-                }
-                Message::Demoted => {
-                    self.fail_held(
-                        true,
-                        "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n",
-                    );
                 }
             }
         }
