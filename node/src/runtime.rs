@@ -39,10 +39,7 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>> {
                 }
                 Err(error) => {
                     return Err(error).with_context(|| {
-                        format!(
-                            "cannot listen on {host}:{}; is another server using the port? (--port, --bind)",
-                            config.port
-                        )
+                        format!("cannot listen on {host}:{} (--port, --bind)", config.port)
                     });
                 }
             }

@@ -8,13 +8,26 @@ use std::io::ErrorKind;
 use farkeep_core::log::LogFileError;
 use farkeep_core::pool::PoolError;
 use farkeep_core::recover::RecoverError;
+use rustix::io::Errno;
 
 /// A few words for the end of the error's line, if anything can be done.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|cause| {
         let pool = cause.downcast_ref::<PoolError>().and_then(about_pool);
         pool.or_else(|| cause.downcast_ref::<RecoverError>().and_then(about_recovery))
+            .or_else(|| cause.downcast_ref::<Errno>().and_then(|errno| about_listening(*errno)))
     })
+}
+
+fn about_listening(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::ADDRINUSE => Some("another process has the port: stop it, or choose another one with --port"),
+        Errno::ADDRNOTAVAIL => Some("no interface of this host has the address: choose others with --bind"),
+        Errno::ACCESS => {
+            Some("ports below 1024 are for privileged processes: choose another one with --port")
+        }
+        _ => None,
+    }
 }
 
 fn about_pool(error: &PoolError) -> Option<&'static str> {
@@ -37,7 +50,9 @@ fn about_pool(error: &PoolError) -> Option<&'static str> {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some(
                 "the pool must be writable for this user; choose another directory with --pool if it cannot be",
             ),
-            ErrorKind::NotADirectory => Some("a pool is a directory; choose another one with --pool"),
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                Some("a pool is a directory; choose another one with --pool")
+            }
             ErrorKind::StorageFull => Some("make room, or choose another directory with --pool"),
             _ => None,
         },

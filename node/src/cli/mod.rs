@@ -3,6 +3,14 @@
 //! Everything a person sees on a terminal is decided here. A failure is one line on standard error, which
 //! says what went wrong, where, and what to do about it, and the exit code 1.
 
+/// Prints a line to standard output. If nobody reads it any more (`… | head`), that is no error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
 mod advice;
 mod daemon;
 mod demo;
@@ -102,7 +110,7 @@ pub fn run() -> ExitCode {
         Command::Pool(PoolCommand::Inspect(arguments)) => pool::inspect(&arguments),
         Command::Pool(PoolCommand::Verify(arguments)) => pool::verify(&arguments),
         Command::Version => {
-            println!("farkeep {VERSION}");
+            say!("farkeep {VERSION}");
             Ok(ExitCode::SUCCESS)
         }
     };

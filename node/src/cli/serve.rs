@@ -107,7 +107,7 @@ fn run(config: Config, config_file: Option<&Path>) -> Result<ExitCode> {
         daemon::say_serving()?;
     }
     let clean = running.join();
-    tracing::warn!("Farkeep is now ready to exit, bye bye...");
+    tracing::info!("Farkeep is now ready to exit, bye bye...");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -134,7 +134,7 @@ fn stop_on_signals(mut signals: Signals, node: &Arc<Node>) -> Result<()> {
                 }
                 _ => {
                     stopping = true;
-                    tracing::warn!("Received {name} scheduling shutdown...");
+                    tracing::info!("Received {name} scheduling shutdown...");
                     node.stop();
                 }
             }

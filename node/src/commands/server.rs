@@ -86,7 +86,7 @@ fn config_rewrite(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
     };
     match config::rewrite(&call.node.config(), path) {
         Ok(()) => {
-            tracing::warn!("CONFIG REWRITE executed with success.");
+            tracing::info!("CONFIG REWRITE executed with success.");
             ok(call)
         }
         Err(error) => {
@@ -137,7 +137,7 @@ pub fn shutdown(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         None => refuse(call, "ERR syntax error"),
         Some(Shutdown::Abort) => refuse(call, "ERR No shutdown in progress."),
         Some(Shutdown::Stop) => {
-            tracing::warn!("User requested shutdown...");
+            tracing::info!("User requested shutdown...");
             call.node.stop();
             Flow::Close
         }

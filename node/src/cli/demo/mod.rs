@@ -127,10 +127,10 @@ fn tell(
     follower: &mut Node,
     interrupt: &Interrupt,
 ) -> Result<ExitCode> {
-    println!(
+    say!(
         "Farkeep demo: the leader of two nodes is killed while it takes writes. Nothing it acknowledged is lost.\n"
     );
-    println!(
+    say!(
         "1. A leader starts on port {}, a follower on port {}; their pools are in {}.",
         leader.port,
         follower.port,
@@ -144,49 +144,43 @@ fn tell(
         wait_until("the follower to be in sync", JOIN_LIMIT, interrupt, || accepts_a_write(&mut to_leader))?;
     let durability = to_leader.info("farkeep", "farkeep_durability")?;
     let fabric = to_follower.info("farkeep", "farkeep_fabric").unwrap_or_default();
-    println!(
-        "   In sync after {}, fabric {fabric}, durability {durability}{}.",
-        ms(took),
-        caveat(&durability)
-    );
-    println!(
-        "   sync-followers is 1: the leader says OK only when the follower holds the write durably, too.\n"
-    );
+    say!("   In sync after {}, fabric {fabric}, durability {durability}{}.", ms(took), caveat(&durability));
+    say!("   sync-followers is 1: the leader says OK only when the follower holds the write durably, too.\n");
 
-    println!(
+    say!(
         "2. {WRITERS} connections write as fast as they can. At a moment nobody knows, the leader gets a kill -9."
     );
     let (records, killed_at) = write_and_kill(arguments, leader, interrupt)?;
     drop(to_leader);
     let acknowledged: u64 = records.iter().map(Record::acknowledged_count).sum();
     let in_flight: u64 = records.iter().map(Record::in_flight).sum();
-    println!("   The leader is dead. It had acknowledged {} writes.", grouped(acknowledged));
-    println!(
+    say!("   The leader is dead. It had acknowledged {} writes.", grouped(acknowledged));
+    say!(
         "   {} more were in flight: their clients got no answer, so they may or may not be there.\n",
         grouped(in_flight)
     );
 
-    println!("3. The follower is promoted: REPLICAOF NO ONE.");
+    say!("3. The follower is promoted: REPLICAOF NO ONE.");
     to_follower.must(&["REPLICAOF", "NO", "ONE"])?;
     if let Reply::Error(text) = to_follower.call(&["SET", "demo:alone", "1"])? {
-        println!("   It still owes every client a second copy and has no follower, so it refuses a write:");
-        println!("     {}", String::from_utf8_lossy(&text));
+        say!("   It still owes every client a second copy and has no follower, so it refuses a write:");
+        say!("     {}", String::from_utf8_lossy(&text));
     }
-    println!("   To go on alone is an operator's decision. We take it: CONFIG SET sync-followers 0.");
+    say!("   To go on alone is an operator's decision. We take it: CONFIG SET sync-followers 0.");
     to_follower.must(&["CONFIG", "SET", "sync-followers", "0"])?;
     wait_until("the new leader to accept a write", PROMOTE_LIMIT, interrupt, || {
         accepts_a_write(&mut to_follower)
     })?;
-    println!("   First write accepted {} after the kill.\n", ms(killed_at.elapsed()));
+    say!("   First write accepted {} after the kill.\n", ms(killed_at.elapsed()));
 
-    println!("4. Is every acknowledged write there?");
+    say!("4. Is every acknowledged write there?");
     let verdict = verify(&mut to_follower, &records, acknowledged, interrupt)?;
     if !report(&verdict) {
         return Ok(ExitCode::FAILURE);
     }
-    println!();
+    say!();
 
-    println!("5. The dead leader comes back with its old pool, as a follower of the new leader.");
+    say!("5. The dead leader comes back with its old pool, as a follower of the new leader.");
     let follower_port = follower.port.to_string();
     let mut to_returned =
         leader.start(&["--sync-followers", "1", "--replicaof", "127.0.0.1", &follower_port], interrupt)?;
@@ -194,22 +188,22 @@ fn tell(
     let took = wait_until("the old leader to be in sync", JOIN_LIMIT, interrupt, || {
         Ok(accepts_a_write(&mut to_follower)? && same_position(&mut to_follower, &mut to_returned)?)
     })?;
-    println!(
+    say!(
         "   In sync after {}: it dropped what it alone had in its log, and took what it had missed.",
         ms(took)
     );
-    println!("   sync-followers is 1 again.");
+    say!("   sync-followers is 1 again.");
     let verdict = verify(&mut to_returned, &records, acknowledged, interrupt)?;
     if !report(&verdict) {
         return Ok(ExitCode::FAILURE);
     }
     let keys = to_follower.must(&["DBSIZE"])?;
     if to_returned.must(&["DBSIZE"])? != keys {
-        println!("   But the two nodes do not have the same number of keys. That is a bug.");
+        say!("   But the two nodes do not have the same number of keys. That is a bug.");
         return Ok(ExitCode::FAILURE);
     }
     compare_images(leader, follower, &mut to_follower, &mut to_returned, interrupt)?;
-    println!("\nNothing that was acknowledged is lost. The nodes are stopped and their pools removed.");
+    say!("\nNothing that was acknowledged is lost. The nodes are stopped and their pools removed.");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -254,11 +248,6 @@ fn write_and_kill(
     let elapsed = start.elapsed();
     let count = progress.acknowledged.load(Ordering::Relaxed);
     bar.finish_and_clear();
-    println!(
-        "   kill -9 after {:.2} s, at {} writes a second.",
-        elapsed.as_secs_f64(),
-        grouped(per_second(count, elapsed))
-    );
     let mut records = Vec::new();
     for writer in writers {
         records.push(writer.join().map_err(|_| anyhow!("a writing connection has failed"))?);
@@ -266,7 +255,13 @@ fn write_and_kill(
     if let Some(text) = records.iter().find_map(|record| record.refusal.as_ref()) {
         bail!("the leader refused a write: {text}");
     }
-    Ok((records, killed_at?))
+    let killed_at = killed_at?;
+    say!(
+        "   kill -9 after {:.2} s, at {} writes a second.",
+        elapsed.as_secs_f64(),
+        grouped(per_second(count, elapsed))
+    );
+    Ok((records, killed_at))
 }
 
 /// Moves the bar until `over`, or until no connection writes any more.
@@ -304,16 +299,16 @@ fn verify(client: &mut Client, records: &[Record], count: u64, interrupt: &Inter
 /// Says what a check found; whether all is well.
 fn report(verdict: &Verdict) -> bool {
     if verdict.lost == 0 {
-        println!("   All {} acknowledged writes are there, with the right values.", grouped(verdict.checked));
+        say!("   All {} acknowledged writes are there, with the right values.", grouped(verdict.checked));
         return true;
     }
-    println!(
+    say!(
         "   {} of {} acknowledged writes are NOT there. That is a bug.",
         grouped(verdict.lost),
         grouped(verdict.checked)
     );
     for name in &verdict.named {
-        println!("     {name}");
+        say!("     {name}");
     }
     false
 }
@@ -336,7 +331,7 @@ fn compare_images(
     if let Some(at) = first_difference(&a.image(), &b.image())? {
         bail!("the two images differ at byte {at}, although both hold everything: that is a bug");
     }
-    println!("   The images of the two nodes are the same, byte for byte.");
+    say!("   The images of the two nodes are the same, byte for byte.");
     Ok(())
 }
 

@@ -86,8 +86,8 @@ fn look(path: &Path, log: Option<&Path>) -> Result<Pool> {
 
 fn print(report: &Report, output: Output) {
     match output {
-        Output::Table => print!("{}", report.table()),
-        Output::Json => println!("{}", report.json()),
+        Output::Table => say!("{}", report.table().trim_end()),
+        Output::Json => say!("{}", report.json()),
     }
 }
 

@@ -1,0 +1,103 @@
+//! The command line, as a person or a script meets it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use farkeep_tests::binary;
+use farkeep_tests::server::{Server, scratch_dir};
+
+/// Runs farkeep with these arguments until it ends.
+fn farkeep(args: &[&str]) -> Output {
+    Command::new(binary::farkeep()).args(args).stdin(Stdio::null()).output().expect("farkeep can be started")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn demo_loses_nothing_and_cleans_up() {
+    let output = farkeep(&["demo", "--seconds", "1"]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
+    assert!(said.contains("Nothing that was acknowledged is lost."), "{said}");
+    assert!(!said.contains('\x1b'), "no control sequences where there is no terminal");
+    let dir = said.split("their pools are in ").nth(1).and_then(|rest| rest.split(".\n").next());
+    let dir = dir.expect("the demo says where its pools are");
+    assert!(!Path::new(dir).exists(), "{dir} is still there");
+}
+
+#[test]
+fn demo_whose_output_nobody_reads_ends_without_a_panic() {
+    let mut child = Command::new(binary::farkeep())
+        .args(["demo", "--seconds", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("farkeep can be started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn pool_of_a_running_node_is_inspected_and_one_at_rest_verified() {
+    let mut server = Server::farkeep();
+    let mut client = server.client();
+    client.expect_ok("SET k v");
+    client.expect_ok("SET expiring v EX 1000");
+    client.words("HSET h f v");
+    let pool = shown(&server.pool());
+
+    let output = farkeep(&["pool", "inspect", &pool]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(table.contains("durable_lsn") && table.contains("replid"), "{table}");
+    let refused = farkeep(&["pool", "verify", &pool]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("is in use by pid"), "{}", text(&refused.stderr));
+
+    server.kill();
+    let output = farkeep(&["pool", "verify", &pool, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert!(output.status.success(), "{json}");
+    assert_eq!(json["verify"]["sound"], true);
+    assert_eq!(json["verify"]["keys"], 3);
+}
+
+#[test]
+fn start_in_the_background_is_over_when_the_node_serves_and_tells_a_failure() {
+    let dir = scratch_dir();
+    let path = |name: &str| shown(&dir.path().join(name));
+    let first = Server::farkeep();
+    let port = first.port().to_string();
+    let (pool, log, pidfile, socket) = (path("pool"), path("log"), path("pid"), path("socket"));
+    let serve = |port: &str| {
+        let common =
+            ["serve", "--port", port, "--bind", "127.0.0.1", "--daemonize", "yes", "--log-size", "16mb"];
+        let paths = ["--pool", &pool, "--logfile", &log, "--pidfile", &pidfile, "--unixsocket", &socket];
+        farkeep(&[&common[..], &paths[..]].concat())
+    };
+    let refused = serve(&port);
+    assert_eq!(refused.status.code(), Some(1));
+    let line = text(&refused.stderr);
+    assert!(line.contains(&port) && line.lines().count() == 1, "{line}");
+
+    let started = serve("0");
+    assert!(started.status.success(), "{}", text(&started.stderr));
+    let mut cli = Command::new(binary::redis_cli());
+    let pong = cli.args(["-s", &socket, "PING"]).output().expect("redis-cli can be started");
+    assert_eq!(text(&pong.stdout), "PONG\n");
+    let pid = fs::read_to_string(&pidfile).expect("the node has written its process id");
+    assert!(pid.trim().parse::<u32>().is_ok(), "{pid}");
+    let mut cli = Command::new(binary::redis_cli());
+    cli.args(["-s", &socket, "SHUTDOWN"]).output().expect("redis-cli can be started");
+    farkeep_tests::wait::until("the node to have removed its pid file", || !Path::new(&pidfile).exists());
+}
