@@ -154,7 +154,7 @@ fn announce(node: &Node) {
         info.pool,
         human(info.image_len_bytes),
         human(info.log_len_bytes),
-        info.dataset_id
+        if info.dataset_id.bytes().all(|digit| digit == b'0') { "none yet" } else { &info.dataset_id }
     );
     let (durability, weak) = durability_line(&info);
     if weak {
