@@ -12,7 +12,7 @@ const STREAMS: u64 = 12;
 const STREAM_LEN: usize = 1_000;
 
 /// How many different findings one run collects before it reports.
-const MAX_FINDINGS: usize = 12;
+const MAX_FINDINGS: usize = 25;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

@@ -422,13 +422,7 @@ impl Source {
             b"HELLO 3\r\n",
             b"HELLO 2\r\n",
         ];
-        let mut bytes = choices[self.rng.random_range(0..choices.len())].to_vec();
-        if self.rng.random_ratio(1, 12) {
-            // A line longer than Redis accepts inline.
-            bytes = vec![b'a'; 70_000];
-            bytes.extend_from_slice(b"\r\n");
-        }
-        bytes
+        choices[self.rng.random_range(0..choices.len())].to_vec()
     }
 }
 

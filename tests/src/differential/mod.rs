@@ -74,26 +74,55 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Finding {
-    /// What makes two findings the same for a reader: the command whose replies differ, and how.
-    pub fn signature(&self) -> String {
-        let last = self.steps.last();
-        let name = match last {
-            Some(Step::Command { args, .. } | Step::Scan { args, .. }) => args
-                .first()
-                .map(|name| String::from_utf8_lossy(name).to_ascii_uppercase())
-                .unwrap_or_default(),
-            Some(Step::Pipeline { .. }) => "pipeline".into(),
-            Some(Step::Raw { .. }) => "raw".into(),
-            _ => "other".into(),
-        };
-        let kind = |text: &str| text.chars().take(12).filter(|c| !c.is_ascii_digit()).collect::<String>();
-        format!("{name} {} {}", kind(&self.mismatch.oracle), kind(&self.mismatch.subject))
+impl Finding {}
+
+/// What a finding is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Subject {
+    Command(Vec<u8>),
+    Raw(Vec<u8>),
+}
+
+impl Subject {
+    /// What the last of `steps` is about.
+    fn of(steps: &[Step]) -> Self {
+        match steps.last() {
+            Some(Step::Command { args, .. } | Step::Scan { args, .. }) => Self::Command(name(args)),
+            Some(Step::Pipeline { commands, .. }) => {
+                Self::Command(commands.last().map_or_else(Vec::new, |args| name(args)))
+            }
+            Some(Step::Raw { bytes, .. }) => Self::Raw(bytes.clone()),
+            _ => Self::Command(Vec::new()),
+        }
+    }
+
+    fn is_in(&self, step: &Step) -> bool {
+        match (self, step) {
+            (Self::Command(known), Step::Command { args, .. } | Step::Scan { args, .. }) => {
+                *known == name(args)
+            }
+            (Self::Command(known), Step::Pipeline { commands, .. }) => {
+                commands.iter().any(|args| *known == name(args))
+            }
+            (Self::Raw(known), Step::Raw { bytes, .. }) => known == bytes,
+            _ => false,
+        }
     }
 }
 
-/// Runs the streams of `seeds`, each `len` steps long, and returns what differed, minimised: at most `max_findings`, no two with
-/// the same signature.
+/// The command's name, and its subcommand's where it has some.
+fn name(args: &[Vec<u8>]) -> Vec<u8> {
+    const CONTAINERS: &[&[u8]] = &[b"CLIENT", b"CONFIG", b"COMMAND", b"OBJECT", b"MEMORY"];
+    let mut name = args.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+    if CONTAINERS.contains(&name.as_slice()) {
+        name.push(b' ');
+        name.extend(args.get(1).map(|name| name.to_ascii_uppercase()).unwrap_or_default());
+    }
+    name
+}
+
+/// Runs the streams of `seeds`, each `len` steps long, and returns what differed, minimised: at most `max_findings`. What a
+/// finding is about is left out of the streams after it, and of the rest of its own.
 pub fn explore(
     bench: &mut Bench,
     flavour: Flavour,
@@ -102,16 +131,20 @@ pub fn explore(
     max_findings: usize,
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let mut left_out: Vec<Subject> = Vec::new();
     for seed in seeds {
-        let steps = stream(seed, len, flavour);
-        let Some(first) = bench.run(&steps) else { continue };
-        let (steps, mismatch) = minimise::minimise(bench, steps, first);
-        let finding = Finding { seed, flavour, steps, mismatch };
-        if findings.iter().all(|known| known.signature() != finding.signature()) {
-            findings.push(finding);
-        }
-        if findings.len() >= max_findings {
-            break;
+        let mut steps = stream(seed, len, flavour);
+        loop {
+            steps.retain(|step| left_out.iter().all(|subject| !subject.is_in(step)));
+            if findings.len() >= max_findings {
+                return findings;
+            }
+            let Some(first) = bench.run(&steps) else { break };
+            // Cutting down may end at another difference than it began with: both are left out from here on.
+            left_out.push(Subject::of(&steps[..=first.index]));
+            let (steps, mismatch) = minimise::minimise(bench, steps.clone(), first);
+            left_out.push(Subject::of(&steps));
+            findings.push(Finding { seed, flavour, steps, mismatch });
         }
     }
     findings
