@@ -11,27 +11,11 @@ const MAX_RUNS: usize = 600;
 pub fn minimise(bench: &mut Bench, mut steps: Vec<Step>, first: Mismatch) -> (Vec<Step>, Mismatch) {
     steps.truncate(first.index + 1);
     let mut best = Best { bench, steps, mismatch: first, runs: 0 };
-    let mut chunk = best.steps.len() / 2;
-    while chunk > 0 {
-        let mut at = 0;
-        let mut removed_any = false;
-        while at < best.steps.len() && best.runs < MAX_RUNS {
-            let end = (at + chunk).min(best.steps.len());
-            let mut shorter = best.steps.clone();
-            shorter.drain(at..end);
-            if best.accepts(shorter) {
-                removed_any = true;
-            } else {
-                at = end;
-            }
-        }
-        if chunk > 1 {
-            chunk /= 2;
-        } else if !removed_any {
-            break;
-        }
-    }
+    let half = best.steps.len() / 2;
+    best.remove_steps(half);
     best.simplify_arguments();
+    // A step whose arguments could go may be one that could go itself.
+    best.remove_steps(1);
     (best.steps, best.mismatch)
 }
 
@@ -57,6 +41,29 @@ impl Best<'_> {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Removes runs of `chunk` steps, then of half as many, down to single ones.
+    fn remove_steps(&mut self, mut chunk: usize) {
+        while chunk > 0 {
+            let mut at = 0;
+            let mut removed_any = false;
+            while at < self.steps.len() && self.runs < MAX_RUNS {
+                let end = (at + chunk).min(self.steps.len());
+                let mut shorter = self.steps.clone();
+                shorter.drain(at..end);
+                if self.accepts(shorter) {
+                    removed_any = true;
+                } else {
+                    at = end;
+                }
+            }
+            if chunk > 1 {
+                chunk /= 2;
+            } else if !removed_any {
+                break;
+            }
         }
     }
 

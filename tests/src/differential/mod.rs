@@ -97,12 +97,17 @@ impl Subject {
     }
 
     fn is_in(&self, step: &Step) -> bool {
+        // A container that differs by itself differs with every subcommand.
+        let covers = |known: &[u8], args: &[Vec<u8>]| {
+            let name = name(args);
+            known == name || (known.ends_with(b" ") && name.starts_with(known))
+        };
         match (self, step) {
             (Self::Command(known), Step::Command { args, .. } | Step::Scan { args, .. }) => {
-                *known == name(args)
+                covers(known, args)
             }
             (Self::Command(known), Step::Pipeline { commands, .. }) => {
-                commands.iter().any(|args| *known == name(args))
+                commands.iter().any(|args| covers(known, args))
             }
             (Self::Raw(known), Step::Raw { bytes, .. }) => known == bytes,
             _ => false,
