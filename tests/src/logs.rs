@@ -1,12 +1,26 @@
 //! Reading a server's log for what a test did not expect.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+/// Ports of servers that the harness itself has killed, stopped or frozen: their peers may well complain.
+static DISTURBED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Notes that the harness has disturbed the server at `port`: from now on, complaints that name it are no surprise.
+pub fn disturbed(port: u16) {
+    DISTURBED.lock().expect("no holder panics").insert(port);
+}
+
 /// What every Farkeep in a test pool may warn about: pools of tests lie on tmpfs, and a volatile pool is told so loudly.
 const ALWAYS_EXPECTED: &[&str] = &["volatile", "tmpfs", "power cut"];
 
 /// The lines of `log` that are warnings, errors or panics and contain none of the `expected` texts.
 pub fn unexpected<'a>(log: &'a str, expected: &[String]) -> Vec<&'a str> {
+    let disturbed: Vec<String> =
+        DISTURBED.lock().expect("no holder panics").iter().map(|port| format!(":{port} ")).collect();
     log.lines()
         .filter(|line| is_warning(line))
+        .filter(|line| !disturbed.iter().any(|port| format!("{line} ").contains(port)))
         .filter(|line| !ALWAYS_EXPECTED.iter().any(|text| line.contains(text)))
         .filter(|line| !expected.iter().any(|text| line.contains(text.as_str())))
         .collect()

@@ -55,7 +55,7 @@ impl Pair {
         wait::until("the follower to have applied all of the leader's log", || {
             let appended = self.leader.info("replication", "master_repl_offset");
             !appended.is_empty()
-                && self.follower.info("replication", "slave_repl_offset") == appended
+                && self.follower.info("farkeep", "farkeep_applied_lsn") == appended
                 && self.follower.info("replication", "master_link_status") == "up"
         });
     }

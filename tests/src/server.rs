@@ -217,6 +217,7 @@ impl Server {
     /// kill -9, and waits until the process is gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            logs::disturbed(self.port);
             child.kill().expect("a child can be killed");
             child.wait().expect("a killed child can be waited for");
         }
@@ -224,6 +225,7 @@ impl Server {
 
     /// SIGSTOP: the process keeps its sockets and does nothing.
     pub fn freeze(&self) {
+        logs::disturbed(self.port);
         self.signal(Signal::STOP);
         let status = format!("/proc/{}/stat", self.pid());
         wait::until("the process to be stopped", || {
@@ -240,6 +242,7 @@ impl Server {
     /// SIGTERM, and waits for the end; panics if it takes too long.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
+        logs::disturbed(self.port);
         self.signal(Signal::TERM);
         let mut status = None;
         let ended = wait::holds_within(STOP_LIMIT, || {
