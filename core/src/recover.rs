@@ -391,12 +391,14 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     if state.mid_sync {
         return Err(RecoverError::MidSync);
     }
+    log.set_gate(0);
     let mut found = survey(log);
     if let Stop::Malformed(source) = found.stop {
         return Err(RecoverError::Malformed { lsn: found.end.lsn, source });
     }
-    // The process may have died and the machine gone on: then records were found that are in the caches only.
-    log.flush_stream(found.committed.min(found.end.lsn), found.end.lsn);
+    // The process may have died and the machine gone on: then records were found that are in the caches only. That
+    // another node holds the committed ones does not help: what follows them would hang in the air here.
+    log.flush_stream(state.checkpoint.lsn, found.end.lsn);
     log.fence();
     log.sync_window()?;
     log.reset_marks(found.end.lsn, oldest_kept(log, state.checkpoint.lsn, found.end.lsn, state.oldest));
@@ -424,7 +426,8 @@ pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverE
     Ok(())
 }
 
-/// Promises to take part in no epoch below `epoch` (I11), persistently.
+/// Promises to take part in no epoch below `epoch` (I11), persistently, and closes the window to a leader that stores into
+/// it itself.
 pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
     let promised = log.state().promised;
     if epoch < promised {
@@ -433,6 +436,7 @@ pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
     if epoch > promised {
         log.update_state(|state| state.promised = epoch)?;
     }
+    log.set_gate(0);
     Ok(())
 }
 

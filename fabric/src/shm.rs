@@ -5,6 +5,13 @@
 //! completed when [`Remote::flush`] returns. What the follower applied and checkpointed comes over the control
 //! channel. The follower finds new records by looking; [`Watch`] decides how often.
 //!
+//! Nobody can take a mapping away from another process, so the follower cannot keep a leader that has been deposed from
+//! storing. What it can do is to keep such a leader from concluding anything: the window has a *gate*, which the
+//! follower sets to the session's number and clears when it fences itself, and a flush completes only if the gate still
+//! has that number afterwards (I11). A leader that is stopped in the middle of a store and goes on much later can still
+//! spoil bytes that belong to a later session; their checksums tell, and the follower has to get them again. That is why shm
+//! has to be asked for.
+//!
 //! [`SharedWindow::map`] maps the follower's log, after it has made sure that it is the log which the follower spoke
 //! of: a path can name another file here than there.
 
@@ -13,6 +20,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use farkeep_core::log::ring::LogIdentity;
 use farkeep_core::log::{LogFileError, LogMap};
@@ -20,7 +28,7 @@ use farkeep_core::pmem::domain::{Durability, dax_device, detect};
 use farkeep_core::pmem::map::Region;
 use farkeep_proto::control::FabricOffer;
 use farkeep_proto::logfile::IDENTITY_LEN;
-use farkeep_proto::window::{TAIL_CELL_AT, TailCell, window_len};
+use farkeep_proto::window::{GATE_AT, TAIL_CELL_AT, TailCell, window_len};
 
 use crate::window::{
     Completion, FabricError, FabricKind, LogBytes, RemoteWindow, Sending, Ticket, Window, WindowError,
@@ -34,6 +42,7 @@ pub const MAX_BATCH_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Remote<W> {
     window: W,
+    session: u64,
     issued: Ticket,
     completed: Ticket,
     tail: Option<TailCell>,
@@ -41,9 +50,17 @@ pub struct Remote<W> {
 }
 
 impl<W: Window> Remote<W> {
-    /// Takes over a follower's window, mapped into this process.
-    pub fn new(window: W) -> Self {
-        Self { window, issued: Ticket::default(), completed: Ticket::default(), tail: None, failed: None }
+    /// Takes over a follower's window, mapped into this process, for a session. The follower opens its gate to the session
+    /// before it says that it is ready.
+    pub fn new(window: W, session: u64) -> Self {
+        Self {
+            window,
+            session,
+            issued: Ticket::default(),
+            completed: Ticket::default(),
+            tail: None,
+            failed: None,
+        }
     }
 
     /// The window.
@@ -71,6 +88,13 @@ impl<W: Window> RemoteWindow for Remote<W> {
     fn flush(&mut self) -> Ticket {
         if let Err(error) = self.window.fence() {
             self.failed.get_or_insert(error);
+        }
+        // Either the follower's gate is still open, or it closes after our stores are there for its scan to see.
+        fence(Ordering::SeqCst);
+        let mut gate = [0; 8];
+        self.window.read(GATE_AT, &mut gate);
+        if u64::from_le_bytes(gate) != self.session {
+            self.failed.get_or_insert(WindowError(io::Error::other("the follower has closed its window")));
         }
         self.issued = self.issued.next();
         self.issued

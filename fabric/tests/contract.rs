@@ -9,7 +9,7 @@ use farkeep_fabric::sim::{FarEnd, MemoryWindow};
 use farkeep_fabric::tcp::{Agent, MAX_IN_FLIGHT_BYTES, Socket};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window, shm, sim, tcp};
-use farkeep_proto::window::{STAGING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell};
+use farkeep_proto::window::{GATE_AT, STAGING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell};
 
 const WINDOW_LEN: usize = 12 << 20;
 /// Data goes behind the tail cell's page.
@@ -127,7 +127,9 @@ struct Shm {
 
 impl Shm {
     fn new() -> Self {
-        Self { remote: shm::Remote::new(MemoryWindow::new(WINDOW_LEN)) }
+        let mut window = MemoryWindow::new(WINDOW_LEN);
+        window.write(GATE_AT, &7u64.to_le_bytes());
+        Self { remote: shm::Remote::new(window, 7) }
     }
 }
 

@@ -27,7 +27,7 @@ fn log_at(path: &Path) -> Arc<LogMap> {
 }
 
 #[test]
-fn what_the_leader_stores_is_in_the_followers_log() {
+fn what_the_leader_stores_is_in_the_followers_log_and_counts_until_the_gate_closes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let follower = log_at(&path);
@@ -36,7 +36,8 @@ fn what_the_leader_stores_is_in_the_followers_log() {
     let memory: Arc<dyn LogMemory> = leader;
 
     let offer = shm::offer(&path, &follower).unwrap();
-    let mut remote = shm::Remote::new(SharedWindow::map(&offer, &NODE, DURABILITY).unwrap());
+    follower.set_gate(5);
+    let mut remote = shm::Remote::new(SharedWindow::map(&offer, &NODE, DURABILITY).unwrap(), 5);
     remote.write(RING_AT + 500, LogBytes::new(memory, 500, 1000));
     let ticket = remote.flush();
     let cell = TailCell { epoch: 1, appended_lsn: 1500, committed_lsn: 500 };
@@ -48,6 +49,12 @@ fn what_the_leader_stores_is_in_the_followers_log() {
     assert_eq!(done[0].ticket, ticket);
     assert_eq!(follower.ring_bytes(499, 1002), [&[0][..], &[7; 1000], &[0]].concat());
     assert_eq!(follower.tail_cell(), Some(cell));
+    // The follower fences itself: what is stored from now on is no use to the leader.
+    follower.set_gate(0);
+    remote.flush();
+    assert!(remote.kick().is_err());
+    assert!(remote.poll(&mut done).is_err());
+    assert_eq!(done.len(), 1);
     let mut read = [0; 3];
     LogWindow::new(follower).read(RING_AT + 1498, &mut read);
     assert_eq!(read, [7, 7, 0]);

@@ -88,7 +88,7 @@ struct ServedWindow {
 
 enum WindowStop {
     Socket(TcpStream),
-    Flag(Arc<std::sync::atomic::AtomicBool>),
+    Flag(Arc<std::sync::atomic::AtomicBool>, Arc<LogMap>),
 }
 
 impl Link {
@@ -239,9 +239,10 @@ impl Link {
             FabricKind::Shm => {
                 let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
                 let flag = Arc::clone(&stop);
+                window.log().set_gate(session);
                 node.window_open.store(true, Ordering::Release);
                 let thread = builder.spawn(move || watch_shm(&node, &flag))?;
-                ServedWindow { stop: WindowStop::Flag(stop), thread }
+                ServedWindow { stop: WindowStop::Flag(stop, Arc::clone(window.log())), thread }
             }
             other => bail!("this build has no {other} fabric"),
         });
@@ -258,7 +259,10 @@ impl Link {
         match &window.stop {
             // The socket may be closed already; then there is nothing to end.
             WindowStop::Socket(stream) => drop(stream.shutdown(Shutdown::Both)),
-            WindowStop::Flag(flag) => flag.store(true, Ordering::Release),
+            WindowStop::Flag(flag, log) => {
+                log.set_gate(0);
+                flag.store(true, Ordering::Release);
+            }
         }
         if window.thread.join().is_err() {
             tracing::error!("the thread that served the window failed an assertion");

@@ -249,7 +249,7 @@ impl ControlPeer {
                 }
                 let mut session = Session { outbox: Vec::new(), ready: false, window: None };
                 if FabricKind::from_name(&welcome.fabric) == Some(FabricKind::Shm) {
-                    session.window = Some(open_shm(hello, durability(config.durability))?);
+                    session.window = Some(open_shm(hello, welcome.session, durability(config.durability))?);
                 }
                 control::encode(Body::Welcome(welcome), out);
                 sessions.by_id.insert(id, session);
@@ -305,15 +305,20 @@ pub fn attach_window(
     sessions.start_if_ready(leader, id, now)
 }
 
-fn open_shm(hello: &Hello, durability: Durability) -> Result<Attached> {
+fn open_shm(hello: &Hello, session: u64, durability: Durability) -> Result<Attached> {
     let offer = hello.fabrics.iter().find(|offer| offer.name == FabricKind::Shm.name());
     let offer = offer.context("the follower offers no shm")?;
     let window = shm::SharedWindow::map(offer, &hello.node_id, durability)?;
-    Ok(Attached { remote: Box::new(shm::Remote::new(window)), worker: 0, watched: None, blocked: false })
+    Ok(Attached {
+        remote: Box::new(shm::Remote::new(window, session)),
+        worker: 0,
+        watched: None,
+        blocked: false,
+    })
 }
 
-/// The fabrics that this leader can use towards a follower. shm has to be asked for on both sides: nothing fences a
-/// leader that stores into another process's memory, so it is for tests, measurements and memory that hosts share.
+/// The fabrics that this leader can use towards a follower. shm has to be asked for on both sides: nothing keeps a leader
+/// from storing into another process's memory, so it is for tests, measurements and memory that hosts share.
 fn usable_fabrics(choice: FabricChoice) -> Vec<FabricKind> {
     match choice {
         FabricChoice::Shm => vec![FabricKind::Shm, FabricKind::Tcp],

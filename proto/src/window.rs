@@ -15,7 +15,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const TAIL_CELL_AT: u64 = 0;
 /// Length of the tail cell: one cache line.
 pub const TAIL_CELL_LEN: usize = 64;
-/// Offset of the first staging slot; what is between the tail cell and here is unused.
+/// Offset of the gate: the number of the session whose stores count, or 0; a little-endian word on a line of its own. Only
+/// the window's owner writes it. A leader that stores into the window itself (shm) looks at it after every flush, because
+/// nobody can take its mapping away.
+pub const GATE_AT: u64 = 64;
+/// Offset of the first staging slot; what is between the gate and here is unused.
 pub const STAGING_AT: u64 = 4096;
 /// Number of staging slots.
 pub const STAGING_SLOTS: u64 = 4;

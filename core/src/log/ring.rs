@@ -10,7 +10,7 @@
 //! the medium holds, so nothing more may be appended or acknowledged until recovery has looked.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use farkeep_proto::logfile::{
@@ -18,7 +18,7 @@ use farkeep_proto::logfile::{
     WINDOW_AT,
 };
 use farkeep_proto::redo::{FORMAT_VERSION, MIN_ROOM};
-use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell, window_len};
+use farkeep_proto::window::{GATE_AT, RING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell, window_len};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::geometry::Geometry;
@@ -448,6 +448,13 @@ impl LogMap {
     pub fn sync_window(&self) -> io::Result<()> {
         self.check_running()?;
         self.region.sync().inspect_err(|error| self.stop(format!("fdatasync of the log failed: {error}")))
+    }
+
+    /// Opens the window to this session's stores, or, with 0, to nobody's. Whoever stores into it and looks at the gate
+    /// afterwards either sees that it is closed, or has stored what a scan that begins now will see.
+    pub fn set_gate(&self, session: u64) {
+        self.region.store(WINDOW_AT + GATE_AT, &session.to_le_bytes());
+        fence(Ordering::SeqCst);
     }
 
     /// What the leader last said about the end of its log, if the cell is whole. A hint.

@@ -291,7 +291,14 @@ impl Engine {
         let epoch = {
             let mut replayer = node.replayer.lock();
             let mut guard = node.followership();
-            let epoch = self.pool.log().state().history.epoch().max(self.pool.log().state().promised).next();
+            let epoch = self
+                .pool
+                .log()
+                .state()
+                .history
+                .epoch()
+                .max(self.pool.log().state().promised)
+                .next_promotion();
             recover::promise(self.pool.log(), epoch)?;
             *guard = None;
             *replayer = None;
