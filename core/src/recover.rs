@@ -392,6 +392,10 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
         return Err(RecoverError::MidSync);
     }
     log.set_gate(0);
+    if state.image_len > 0 {
+        // Before anything is stored: a damaged or swapped image stays as it is.
+        Heap::check(&View::of_image(pool.image().shared_memory(), state.image_len))?;
+    }
     let mut found = survey(log);
     if let Stop::Malformed(source) = found.stop {
         return Err(RecoverError::Malformed { lsn: found.end.lsn, source });

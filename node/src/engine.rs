@@ -36,6 +36,8 @@ use role::Role;
 const CRON_BUDGET: usize = 400;
 /// Cycles of background work in one cron, as long as there is more to do.
 const CRON_CYCLES: usize = 4;
+/// A follower that has been silent for so long is given up, whatever `repl-timeout` allows: clients wait for it.
+const FOLLOWER_DEADLINE_MS: u64 = 3000;
 /// Runs of the allocator recounted in one cron after a start.
 const RECOUNT_RUNS: usize = 1000;
 /// Private pages dropped in one go when the working view is over its budget.
@@ -342,7 +344,7 @@ fn limits(config: &Config) -> farkeep_keystore::Limits {
 
 /// What the leader's state machine needs to know of the configuration.
 fn leader_config(config: &Config) -> farkeep_leader::Config {
-    let deadline_ms = config.repl_timeout_s.max(1) * 1000;
+    let deadline_ms = (config.repl_timeout_s * 1000).clamp(500, FOLLOWER_DEADLINE_MS);
     farkeep_leader::Config {
         sync_followers: config.sync_followers,
         on_follower_loss: match config.on_follower_loss {

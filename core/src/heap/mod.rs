@@ -76,6 +76,14 @@ impl Heap {
         Ok(Heap { view, source, scratch: Scratch::default(), used })
     }
 
+    /// Whether `view` shows an image that this program can work on.
+    ///
+    /// # Errors
+    /// [`HeapError::Foreign`] when its superblock says otherwise.
+    pub fn check(view: &View) -> Result<(), HeapError> {
+        superblock::check(view)
+    }
+
     /// Writes the superblock of an empty image: the first transaction of a dataset.
     pub fn format(txn: &mut Txn<'_>) -> Result<(), HeapError> {
         alloc::format(txn)

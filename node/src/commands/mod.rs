@@ -136,6 +136,8 @@ enum Run {
     Read(ReadHandler),
     Write(WriteHandler),
     Node(NodeFn),
+    /// What its second word says.
+    Container,
 }
 
 /// Not for clients, and so not told by COMMAND.
@@ -213,6 +215,7 @@ pub fn init(renames: &[(String, String)]) -> Result<(), String> {
             Handler::Write(handler) => Run::Write(handler),
             Handler::Node => match node_function(spec.name) {
                 Some(function) => Run::Node(function),
+                None if !spec.subcommands.is_empty() => Run::Container,
                 None => continue,
             },
         };
@@ -296,6 +299,12 @@ fn check(call: &mut Call<'_>, entry: &Entry, argv: &[&[u8]]) -> Result<(), Strin
     }
 }
 
+/// A subcommand that the table knows and this server does not have.
+fn not_here(container: &Command, argv: &[&[u8]]) -> CommandError {
+    let word = argv.get(1).copied().unwrap_or_default();
+    CommandError::unknown_subcommand(&container.name.to_ascii_uppercase(), word)
+}
+
 fn refuse_in_multi(call: &mut Call<'_>) {
     if let Some(multi) = &mut call.session.multi {
         multi.refused = true;
@@ -321,6 +330,11 @@ fn run(call: &mut Call<'_>, entry: &'static Entry, argv: &[&[u8]]) -> Flow {
     stats::add_locked(&entry.calls, 1);
     let result = match entry.run {
         Run::Node(function) => return function(call, argv),
+        Run::Container => match subcommand::resolve(entry.spec, argv).map(|command| command.handler) {
+            Ok(Handler::Read(handler)) => run_read(call, handler, argv),
+            Ok(_) => Err(not_here(entry.spec, argv)),
+            Err(error) => Err(error),
+        },
         Run::Read(handler) => run_read(call, handler, argv),
         Run::Write(handler) => match run_write(call, handler, argv) {
             Ok(flow) => return flow,
@@ -485,6 +499,15 @@ fn run_exec_data(call: &mut Call<'_>, queued: &[Queued], writes: bool) -> Result
                 handler(&mut WriteCtx { txn: &mut txn, ks, db, now_ms }, &argv, &mut encoder)
             }
             Run::Read(handler) => handler(&mut ReadCtx { view: &txn, ks, db, now_ms }, &argv, &mut encoder),
+            Run::Container => {
+                match subcommand::resolve(queued.entry.spec, &argv).map(|command| command.handler) {
+                    Ok(Handler::Read(handler)) => {
+                        handler(&mut ReadCtx { view: &txn, ks, db, now_ms }, &argv, &mut encoder)
+                    }
+                    Ok(_) => Err(not_here(queued.entry.spec, &argv)),
+                    Err(error) => Err(error),
+                }
+            }
             Run::Node(_) => Ok(()),
         };
         if let Err(error) = result {
