@@ -4,6 +4,8 @@
 //! is cut, a machine loses its power, the operator promotes a follower. After each, every node is held against the
 //! oracle.
 
+mod operator;
+
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -167,26 +169,6 @@ impl Cluster {
         for index in 0..self.nodes.len() {
             self.crash_if_dark(index);
             self.nodes[index].examine(&mut self.oracle, thoroughly);
-        }
-    }
-
-    /// Something goes wrong, or the operator does something about it.
-    fn trouble(&mut self, node: usize) {
-        match self.rng.below(11) {
-            0..2 => self.cut(),
-            2..4 => self.fault(node),
-            4 => self.failover(),
-            5 => self.nodes[node].light_fuse_if_up(&mut self.rng),
-            6 => {
-                let (a, b) = (node, self.rng.index(self.nodes.len()));
-                let until = self.now_ms + self.rng.below(6000);
-                self.say(|| format!("nodes {a} and {b} are cut off from each other until {until}"));
-                self.partitions.push((a, b, until));
-                self.cut_between(a, b);
-            }
-            7 => self.outbid(),
-            8 => self.blackout(),
-            _ => self.restart(node),
         }
     }
 
@@ -554,28 +536,6 @@ impl Cluster {
         }
     }
 
-    fn cut(&mut self) {
-        let (a, b) = (self.rng.index(self.nodes.len()), self.rng.index(self.nodes.len()));
-        self.cut_between(a, b);
-    }
-
-    fn cut_between(&mut self, a: usize, b: usize) {
-        for (from, to) in [(a, b), (b, a)] {
-            if let Role::Following(following) = &mut self.nodes[from].role
-                && following.target == to
-            {
-                if let Some(control) = &following.control {
-                    control.cut();
-                }
-                match &mut following.channel {
-                    Some(Channel::Tcp(wire, _)) => wire.cut(),
-                    Some(Channel::OneSided(far)) => far.cut(),
-                    None => {}
-                }
-            }
-        }
-    }
-
     fn crash_if_dark(&mut self, index: usize) {
         if self.nodes[index].dark() {
             self.say(|| format!("node {index} loses its power in the middle of something"));
@@ -609,221 +569,6 @@ impl Cluster {
             }
         }
         self.arrivals.retain(|arrival| arrival.leader != index);
-    }
-
-    /// All lose their power at once. Some come back at once, and the operator may not wait for the others.
-    fn blackout(&mut self) {
-        self.say(|| "all nodes lose their power".into());
-        for index in 0..self.nodes.len() {
-            if self.nodes[index].is_up() {
-                self.unplug(index);
-                self.nodes[index].power_cut(&mut self.rng, &mut self.oracle);
-                self.report.crashes += 1;
-            }
-        }
-        let wait = self.rng.chance(50);
-        for index in 0..self.nodes.len() {
-            if wait && self.rng.chance(70) || !wait && index != self.leader {
-                self.restart(index);
-            }
-        }
-        if !wait {
-            self.failover();
-        }
-    }
-
-    fn fault(&mut self, index: usize) {
-        if !self.nodes[index].is_up() {
-            return;
-        }
-        self.unplug(index);
-        self.report.crashes += 1;
-        if self.rng.chance(70) {
-            self.say(|| format!("node {index} loses its power"));
-            self.nodes[index].power_cut(&mut self.rng, &mut self.oracle);
-        } else {
-            self.say(|| format!("node {index} is killed"));
-            self.nodes[index].kill(&mut self.oracle);
-        }
-    }
-
-    /// A node that is down comes back in the role the operator knows it in; a zombie may learn that it is one.
-    fn restart(&mut self, index: usize) {
-        if self.nodes[index].is_up() && (index == self.leader || !self.nodes[index].leads()) {
-            return;
-        }
-        if self.nodes[index].leads() {
-            self.say(|| format!("node {index} hears that it leads no more"));
-            self.unplug(index);
-            self.nodes[index].kill(&mut self.oracle);
-        }
-        if !self.calm && self.rng.chance(20) {
-            let after = self.rng.below(12);
-            self.nodes[index].light_fuse(after);
-        }
-        if index == self.leader {
-            self.say(|| format!("node {index} restarts and leads"));
-            self.report.reigns += 1;
-            self.nodes[index].lead(Epoch::ZERO, Lsn::ZERO, &mut self.rng, &mut self.oracle);
-        } else {
-            self.say(|| format!("node {index} restarts and follows {}", self.leader));
-            self.nodes[index].follow(self.leader, self.now_ms, &mut self.rng, &mut self.oracle);
-        }
-    }
-
-    /// The operator takes the lead from a leader that is down, or believed to be, and gives it to the most advanced of
-    /// the others, if there are enough of them to be sure who that is.
-    fn failover(&mut self) {
-        let old = self.leader;
-        if self.nodes[old].leads() && self.rng.chance(50) {
-            return;
-        }
-        let sync = self.plan.leader.sync_followers;
-        let candidates: Vec<usize> = (0..self.nodes.len())
-            .filter(|&index| index != old && matches!(self.nodes[index].role, Role::Following(_)))
-            .collect();
-        // Any n - k + 1 of the n + 1 nodes hold what is on k followers and was on the leader.
-        if sync == 0 || candidates.len() < self.nodes.len() - 1 - sync + 1 {
-            return;
-        }
-        let next = |node: &Node| match &node.role {
-            Role::Following(following) => following.machine.next_epoch(),
-            _ => Epoch::ZERO,
-        };
-        let epoch =
-            candidates.iter().map(|&index| next(&self.nodes[index])).max().expect("there are candidates");
-        for &index in &candidates {
-            let Role::Following(following) = &mut self.nodes[index].role else { unreachable!("as filtered") };
-            let actions = following.machine.fence(epoch).expect("above all promises");
-            self.carry_out(index, actions);
-            if !self.nodes[index].is_up() {
-                return self.follow_again(&candidates);
-            }
-            self.nodes[index].scan();
-            if self.nodes[index].dark() {
-                self.crash_if_dark(index);
-                return self.follow_again(&candidates);
-            }
-        }
-        let best =
-            candidates.iter().copied().max_by_key(|&index| self.nodes[index].rank()).expect("as above");
-        let Role::Following(following) = &self.nodes[best].role else { unreachable!("as filtered") };
-        if following.opened.is_none() {
-            return self.follow_again(&candidates);
-        }
-        let promotion = following.machine.promote().expect("fenced");
-        self.say(|| {
-            format!("node {best} takes over from {old}: {promotion:?} at {:?}", self.nodes[best].rank())
-        });
-        self.nodes[best].role = Role::Down;
-        self.leader = best;
-        self.report.reigns += 1;
-        self.nodes[best].lead(promotion.epoch_min, promotion.committed, &mut self.rng, &mut self.oracle);
-        self.crash_if_dark(best);
-        self.follow_again(&candidates);
-    }
-
-    /// A follower that has promised to a higher epoch than the leader's, which the operator could not know when it was down,
-    /// is refused. The operator, who has made sure that the leader holds all that was acknowledged, has it begin a
-    /// reign above.
-    fn outbid(&mut self) {
-        let leader = self.leader;
-        let Role::Leading(leading) = &self.nodes[leader].role else { return };
-        let (epoch, known) = (leading.machine.epoch(), leading.machine.committed());
-        let promised = |node: &Node| match &node.role {
-            Role::Following(following) => match following.machine.standing().last_error {
-                Some(JoinError::StaleLeader { .. } | JoinError::TwinReign(_)) => following.machine.promised(),
-                Some(JoinError::Refused(text)) if text.contains("superseded") => following.machine.promised(),
-                _ => Epoch::ZERO,
-            },
-            _ => Epoch::ZERO,
-        };
-        let highest = self.nodes.iter().map(promised).max().expect("there are nodes");
-        if highest >= epoch {
-            self.say(|| format!("the operator has node {leader} begin a reign above epoch {highest}"));
-            self.renew(leader, highest, known);
-        }
-    }
-
-    fn renew(&mut self, leader: usize, above: Epoch, known: Lsn) {
-        self.unplug(leader);
-        self.nodes[leader].role = Role::Down;
-        self.oracle.forget(leader);
-        self.report.reigns += 1;
-        self.nodes[leader].lead(above.next(), known, &mut self.rng, &mut self.oracle);
-        self.crash_if_dark(leader);
-    }
-
-    fn follow_again(&mut self, nodes: &[usize]) {
-        let leader = self.leader;
-        for &index in nodes {
-            if let Role::Following(following) = &mut self.nodes[index].role {
-                following.target = leader;
-                let actions = following.machine.follow(self.now_ms);
-                self.carry_out(index, actions);
-            }
-        }
-    }
-
-    /// Ends all faults and waits until the cluster is whole again.
-    pub fn settle(&mut self) -> Report {
-        self.say(|| "all faults end".into());
-        self.calm = true;
-        self.room.set(u64::MAX);
-        self.partitions.clear();
-        let mut target = None;
-        for round in 0..40_000 {
-            if round % 50 == 0 {
-                for index in 0..self.nodes.len() {
-                    self.restart(index);
-                }
-                self.outbid();
-            }
-            self.step();
-            let leader = self.leader;
-            if !self.nodes[leader].leads() || round % 20 != 0 {
-                continue;
-            }
-            let joined = self.joined();
-            let Role::Leading(leading) = &self.nodes[leader].role else { continue };
-            let enough = joined >= self.plan.leader.sync_followers;
-            let goal = *target.get_or_insert(leading.machine.appended());
-            let left_behind = self.left_behind();
-            if joined + left_behind + 1 == self.nodes.len() {
-                let Role::Leading(leading) = &self.nodes[leader].role else { continue };
-                if !enough || leading.machine.committed() > goal {
-                    self.report.left_behind = left_behind as u64;
-                    self.report.acknowledged = self.oracle.acknowledged;
-                    self.report.committed = self.oracle.committed_end().get();
-                    return self.report;
-                }
-            }
-        }
-        let states: Vec<_> = self.nodes.iter().map(|node| node.summary()).collect();
-        panic!("the cluster does not come together again; leader {}: {states:#?}", self.leader);
-    }
-
-    /// Followers of the operator's leader that are up to date.
-    fn joined(&self) -> usize {
-        let Role::Leading(leading) = &self.nodes[self.leader].role else { return 0 };
-        leading
-            .machine
-            .followers()
-            .filter(|follower| follower.state == farkeep_leader::FollowerState::Streaming)
-            .count()
-    }
-
-    /// Followers that the leader refuses because it cannot serve them.
-    fn left_behind(&self) -> usize {
-        let refused = |node: &&Node| match &node.role {
-            Role::Following(following) => following
-                .machine
-                .standing()
-                .last_error
-                .is_some_and(|error| error.to_string().contains("no longer reaches back")),
-            _ => false,
-        };
-        self.nodes.iter().filter(refused).count()
     }
 }
 
