@@ -16,9 +16,9 @@ use crate::node::Node;
 /// Log replayed in one step, in bytes: what a reader on a follower may have to wait for.
 const STEP_BYTES: u64 = 256 * 1024;
 /// Log applied between two checkpoints where persisting is a matter of instructions.
-const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+const CHECKPOINT_BYTES: u64 = 1024 * 1024;
 /// The same where it takes an `fdatasync` of the image.
-const CHECKPOINT_BYTES_DISK: u64 = 32 * 1024 * 1024;
+const CHECKPOINT_BYTES_DISK: u64 = 16 * 1024 * 1024;
 /// Pause between two looks while there is work now and then.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Looks without work before the replayer goes to sleep.
