@@ -233,11 +233,13 @@ impl Cluster {
         }
         let now = self.now_ms;
         self.collect(index);
+        // What is committed is known to the oracle before anybody can learn it, be it from a record of the leader's own
+        // log after its power has failed in the middle of this turn.
+        self.nodes[index].examine(&mut self.oracle, false);
         self.nodes[index].work(now, &mut self.rng, &mut self.oracle);
         if self.nodes[index].dark() {
             return self.crash_if_dark(index);
         }
-        // What is committed is known to the oracle before anybody else can learn it.
         self.nodes[index].examine(&mut self.oracle, false);
         let log = self.nodes[index].memory();
         let Role::Leading(leading) = &mut self.nodes[index].role else { return };
