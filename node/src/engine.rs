@@ -15,7 +15,7 @@ use farkeep_core::heap::{Heap, RedoSink, View};
 use farkeep_core::log::Appender;
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pool::Pool;
-use farkeep_keystore::{CommandError, Keystore, WriteCtx, active_expire};
+use farkeep_keystore::{CommandError, Keystore, ReadCtx, WriteCtx, active_expire};
 use farkeep_leader::{Action, Leader, OnFollowerLoss};
 
 use crate::clients::Client;
@@ -242,15 +242,25 @@ impl Engine {
         if ks.signals.is_empty() {
             return;
         }
-        for signal in ks.signals.drain() {
-            self.watches.notice(&signal);
+        let signals: Vec<_> = ks.signals.drain().collect();
+        let mut watches = std::mem::take(&mut self.watches);
+        for signal in &signals {
+            watches.notice(signal, |db, key| self.exists(db, key));
         }
+        self.watches = watches;
+    }
+
+    /// Whether a key is there, expired or not.
+    fn exists(&self, db: usize, key: &[u8]) -> bool {
+        let Ok((view, ks)) = self.read_parts() else { return false };
+        ReadCtx { view, ks, db, now_ms: 0 }.peek(key).is_some()
     }
 
     /// WATCH.
     pub fn watch(&mut self, client: &Arc<Client>, db: usize, key: &[u8], now_ms: u64) {
         let expired = self.read_parts().is_ok_and(|(view, ks)| ks.is_expired(view, db, key, now_ms));
-        self.watches.add(client, db, key, expired);
+        let existed = self.exists(db, key);
+        self.watches.add(client, db, key, existed, expired);
         if let Some(ks) = &mut self.keystore {
             ks.signals.listen(true);
         }

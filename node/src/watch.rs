@@ -14,6 +14,8 @@ use crate::clients::Client;
 #[derive(Debug)]
 struct Watcher {
     client: Arc<Client>,
+    /// The key was there when it was watched. As long as the watch is whole, it still is.
+    existed: bool,
     /// The key was already expired when it was watched, so its removal changes nothing for the watcher.
     was_expired: bool,
 }
@@ -31,10 +33,10 @@ impl Watches {
     }
 
     /// `client` watches `key` of database `db`.
-    pub fn add(&mut self, client: &Arc<Client>, db: usize, key: &[u8], was_expired: bool) {
+    pub fn add(&mut self, client: &Arc<Client>, db: usize, key: &[u8], existed: bool, was_expired: bool) {
         let watchers = self.by_key.entry((db, key.into())).or_default();
         if watchers.iter().all(|watcher| watcher.client.id != client.id) {
-            watchers.push(Watcher { client: Arc::clone(client), was_expired });
+            watchers.push(Watcher { client: Arc::clone(client), existed, was_expired });
         }
         client.watching.store(true, Ordering::Relaxed);
     }
@@ -58,25 +60,27 @@ impl Watches {
         })
     }
 
-    /// Breaks the watches that a modification concerns.
-    pub fn notice(&mut self, signal: &Signal) {
+    /// Breaks the watches that a modification concerns. `exists` says whether a key is there after it.
+    pub fn notice(&mut self, signal: &Signal, exists: impl Fn(usize, &[u8]) -> bool) {
         match signal {
             Signal::Key { db, key, .. } => {
                 if let Some(watchers) = self.by_key.get(&(*db, key.clone())) {
                     watchers.iter().for_each(break_watch);
                 }
             }
-            Signal::Flushed { db } => self.break_all(|watched| watched == *db),
+            // A database that is emptied or swapped concerns those whose key was there, or is there now.
+            Signal::Flushed { db } => self.break_where(|watched| watched == *db, exists),
             Signal::Swapped { first, second } => {
-                self.break_all(|watched| watched == *first || watched == *second);
+                self.break_where(|watched| watched == *first || watched == *second, exists);
             }
         }
     }
 
-    fn break_all(&self, concerns: impl Fn(usize) -> bool) {
-        for ((db, _), watchers) in &self.by_key {
+    fn break_where(&self, concerns: impl Fn(usize) -> bool, exists: impl Fn(usize, &[u8]) -> bool) {
+        for ((db, key), watchers) in &self.by_key {
             if concerns(*db) {
-                watchers.iter().for_each(break_watch);
+                let now = exists(*db, key);
+                watchers.iter().filter(|watcher| watcher.existed || now).for_each(break_watch);
             }
         }
     }

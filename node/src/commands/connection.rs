@@ -34,6 +34,9 @@ pub fn quit(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
 pub fn select(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     match parse_i64(argv[1]) {
         None => call.error("ERR value is not an integer or out of range"),
+        Some(db) if i32::try_from(db).is_err() => {
+            call.error("ERR value is out of range, value must between -2147483648 and 2147483647");
+        }
         Some(db) if db < 0 || db >= call.config.databases as i64 => {
             call.error("ERR DB index is out of range")
         }

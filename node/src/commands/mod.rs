@@ -267,7 +267,8 @@ pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     stats::add_locked(&call.node.stats.commands, 1);
     let Some(entry) = lookup(argv[0]) else {
         refuse_in_multi(call);
-        call.error(&unknown_command(argv));
+        call.node.stats.count_error("ERR");
+        call.reply().error_bytes(&unknown_command(argv));
         return Flow::Continue;
     };
     call.session.last_command = Some(entry.spec);
@@ -311,18 +312,27 @@ fn refuse_in_multi(call: &mut Call<'_>) {
     }
 }
 
-fn unknown_command(argv: &[&[u8]]) -> String {
+/// Redis's refusal of a command it does not have. It prints arguments as C strings, which a NUL ends.
+fn unknown_command(argv: &[&[u8]]) -> Vec<u8> {
     const SHOWN_BYTES: usize = 128;
-    let name = String::from_utf8_lossy(&argv[0][..argv[0].len().min(SHOWN_BYTES)]).into_owned();
-    let mut args = String::new();
+    let shown = |word: &[u8], room: usize| {
+        let end = word.iter().position(|&byte| byte == 0).unwrap_or(word.len());
+        word[..end.min(room)].to_vec()
+    };
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend(shown(argv[0], SHOWN_BYTES));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let args_at = text.len();
     for arg in &argv[1..] {
-        if args.len() >= SHOWN_BYTES {
+        let used = text.len() - args_at;
+        if used >= SHOWN_BYTES {
             break;
         }
-        let shown = &arg[..arg.len().min(SHOWN_BYTES - args.len())];
-        args.push_str(&format!("'{}' ", String::from_utf8_lossy(shown)));
+        text.push(b'\'');
+        text.extend(shown(arg, SHOWN_BYTES - used));
+        text.extend_from_slice(b"' ");
     }
-    format!("ERR unknown command '{name}', with args beginning with: {args}")
+    text
 }
 
 /// Executes a command that passed its checks, outside MULTI.
