@@ -70,6 +70,7 @@ impl Load {
                     port,
                     number,
                     round,
+                    generation: 0,
                     count: round * 1_000_000_000,
                     counted: 0,
                     stop: Arc::clone(&stop),
@@ -94,7 +95,7 @@ impl Load {
         crate::wait::until("writes to be acknowledged", || self.acknowledged() >= target);
     }
 
-    /// Ends the writers (those whose connection broke have ended already) and returns what they know.
+    /// Ends the writers (those whose server is gone have ended already) and returns what they know.
     pub fn stop(self) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Ledger::default();
@@ -210,6 +211,7 @@ struct Writer {
     port: u16,
     number: u64,
     round: u64,
+    generation: u64,
     count: u64,
     counted: u64,
     stop: Arc<AtomicBool>,
@@ -218,16 +220,21 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes until told to stop or until the connection breaks.
+    /// Writes until told to stop or until nobody listens any more. A connection that the server closed is opened again: that is
+    /// how a node answers a write of which it cannot say whether it will last.
     fn run(mut self) -> Ledger {
-        if let Err(error) = self.write_on() {
-            *self.ledger.errors.entry(format!("connection: {}", error.kind())).or_default() += 1;
+        while !self.stop.load(Ordering::Relaxed) {
+            let Ok(client) = Client::connect(self.port) else { break };
+            if let Err(error) = self.write_on(client) {
+                *self.ledger.errors.entry(format!("connection: {}", error.kind())).or_default() += 1;
+                // Whether an unanswered increment happened is unknown.
+                self.next_counter();
+            }
         }
         self.ledger
     }
 
-    fn write_on(&mut self) -> io::Result<()> {
-        let mut client = Client::connect(self.port)?;
+    fn write_on(&mut self, mut client: Client) -> io::Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             self.count += 1;
             let cell = self.next_cell();
@@ -270,24 +277,29 @@ impl Writer {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A refused write may or may not have happened. A counter's lower bound does not move, so start over with another one.
+    /// A refused write may or may not have happened.
     fn refused(&mut self, cell: &Cell, text: &str) {
         let text: String = text.chars().take(60).collect();
         *self.ledger.errors.entry(text).or_default() += 1;
         if matches!(cell, Cell::Counter(_)) {
-            self.counted = 0;
-            self.round += 1_000_000;
+            self.next_counter();
         }
     }
 
+    /// A counter that may lack an increment says nothing about the ones after it: go on with another one.
+    fn next_counter(&mut self) {
+        self.counted = 0;
+        self.generation += 1;
+    }
+
     fn next_cell(&self) -> Cell {
-        let (writer, round) = (self.number, self.round);
+        let (writer, round, generation) = (self.number, self.round, self.generation);
         let slot = (self.count / 4) % CELLS;
         match self.count % 4 {
             0 => Cell::Key(format!("w{writer}:{slot}")),
             1 => Cell::Field(format!("w{writer}:hash"), format!("f{slot}")),
             2 => Cell::Twins(format!("w{writer}:left:{slot}"), format!("w{writer}:right:{slot}")),
-            _ => Cell::Counter(format!("w{writer}:counter:{round}")),
+            _ => Cell::Counter(format!("w{writer}:counter:{round}:{generation}")),
         }
     }
 }

@@ -137,6 +137,26 @@ impl ServerBuilder {
     }
 }
 
+impl ServerBuilder {
+    /// Starts the process and waits for it to end by itself, which it must do soon; its failure as a value.
+    #[track_caller]
+    pub fn start_and_end(self) -> StartFailure {
+        let port = self.port.unwrap_or_else(free_port);
+        let mut server = Server { builder: self, port, dir: scratch_dir(), child: None };
+        server.spawn_only();
+        let mut status = None;
+        let ended = wait::holds_within(START_LIMIT, || {
+            status = server.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            status.is_some()
+        });
+        server.kill();
+        assert!(ended, "the server neither refused nor ended:\n{}", server.log());
+        // The caller judges its log.
+        server.builder.expected_log.push(String::new());
+        StartFailure { status, log: server.log() }
+    }
+}
+
 impl Server {
     /// A Farkeep node with default test settings.
     #[track_caller]
@@ -191,6 +211,21 @@ impl Server {
             .ok()
             .flatten()
             .unwrap_or_default()
+    }
+
+    /// Checks the pool of a node that does not run, as `farkeep pool verify` does; panics with what that finds.
+    #[track_caller]
+    pub fn verify_pool(&self) {
+        assert!(self.child.is_none(), "still running");
+        let output = Command::new(binary::farkeep()).args(["pool", "verify"]).arg(self.pool()).output();
+        let output = output.expect("farkeep can be started");
+        assert!(
+            output.status.success(),
+            "the pool of the node on port {} is not sound:\n{}{}",
+            self.port,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// All that the server has written to standard output and standard error since it was first started.

@@ -5,23 +5,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farkeep_tests::load::Load;
 use farkeep_tests::mount::SmallFileSystem;
 use farkeep_tests::server::{StartFailure, scratch_dir};
-use farkeep_tests::{Client, Server, ServerBuilder, Value, seed, wait};
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, seed, wait};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 /// A start that must fail by itself, without a panic, with all of `words` in what it says.
 #[track_caller]
 fn refused(builder: ServerBuilder, words: &[&str]) -> String {
-    let StartFailure { status, log } = match builder.try_start() {
-        Err(failure) => failure,
-        Ok(_) => panic!("the node started"),
-    };
-    let status = status.unwrap_or_else(|| panic!("the node neither serves nor ends:\n{log}"));
+    let StartFailure { status, log } = builder.start_and_end();
+    let status = status.expect("it ended");
     assert!(status.code().is_some_and(|code| code != 0), "ended with {status}:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
     for word in words {
@@ -30,13 +27,13 @@ fn refused(builder: ServerBuilder, words: &[&str]) -> String {
     log
 }
 
-/// Every file below `path` with its content.
+/// Every file below `path` with its content, but for the lock: it names the last process that took it.
 fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(path).expect("a directory").flatten() {
         if entry.path().is_dir() {
             files.extend(contents(&entry.path()));
-        } else {
+        } else if entry.file_name() != "lock" {
             files.insert(entry.path(), fs::read(entry.path()).expect("a readable file"));
         }
     }
@@ -340,7 +337,7 @@ fn maxmemory_is_an_oom_reply_and_reads_go_on() {
 /// A frozen follower holds up what needs it, and nothing else; when it is thawed, all goes on.
 #[test]
 fn a_frozen_follower_stalls_writes_and_not_the_node() {
-    let pair = farkeep_tests::Pair::start().expect_link_trouble();
+    let pair = Pair::start().expect_link_trouble();
     let load = Load::start(pair.leader.port(), 8, 1);
     load.wait_for_more(500);
     pair.follower.freeze();
@@ -364,47 +361,90 @@ fn a_frozen_follower_stalls_writes_and_not_the_node() {
     ledger.assert_kept_by("the follower", &mut pair.follower.client());
 }
 
-/// The ring turns over while a follower that nobody has to wait for does not move: writers wait, then are told; nothing is
-/// overwritten that the follower still needs while it counts as connected.
+/// What a leader says of a follower that it could not wait for any longer.
+const OUTRUN: &str = "log no longer reaches";
+
+/// A follower that nobody has to wait for does not move while the ring would turn over four times: a writer waits for it, but
+/// not for ever, and not one write is refused or unanswered. Afterwards the follower catches up or is told why it cannot.
 #[test]
-fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
-    let leader = ServerBuilder::farkeep().args("--log-size 16mb --sync-followers 0").start();
+fn a_follower_that_nobody_waits_for_holds_writers_up_only_for_a_while() {
+    let leader = ServerBuilder::farkeep().args("--log-size 16mb --log-full-timeout 1000").start();
     let follower = ServerBuilder::farkeep()
         .args("--log-size 16mb")
         .directive("replicaof", &format!("127.0.0.1 {}", leader.port()))
         .start();
-    let mut pair = farkeep_tests::Pair { leader, follower }.expect_link_trouble();
+    let mut pair = Pair { leader, follower }.expect_link_trouble();
     pair.wait_for_link();
     pair.follower.freeze();
     let mut writer = pair.leader.client();
     let value = "x".repeat(10_000);
-    let mut refusals = BTreeMap::new();
-    // Four times the ring.
+    let mut longest = Duration::ZERO;
     for number in 0..6_400 {
-        match writer.try_command(&["SET", &format!("k{}", number % 500), &value]) {
-            Ok(answer) => {
-                if let Some(text) = answer.error() {
-                    *refusals.entry(text.to_owned()).or_insert(0) += 1;
-                }
-            }
-            Err(error) => panic!("write {number} got no answer at all: {error}"),
-        }
-        if refusals.values().sum::<i32>() > 3 {
-            break;
-        }
+        let start = Instant::now();
+        let answer = writer.command(&["SET", &format!("k{}", number % 500), &value]);
+        longest = longest.max(start.elapsed());
+        assert!(answer.is_ok(), "write {number}: {answer:?}");
     }
-    println!("refusals: {refusals:?}");
-    assert_eq!(pair.leader.client().words("PING"), Value::Simple("PONG".into()));
+    println!("the longest write took {longest:?}");
+    assert!(longest > Duration::from_millis(500), "the ring was never full: nobody waited");
     pair.follower.thaw();
-    let mut writer = pair.leader.client();
-    wait::until("a write to be accepted again", || {
-        writer.try_command(&["SET", "after", "the storm"]).is_ok_and(|value| value.is_ok())
-    });
-    let whole = wait::holds_within(Duration::from_secs(20), || {
+    let whole = wait::holds_within(Duration::from_secs(10), || {
         pair.follower.info("replication", "master_link_status") == "up"
-            && pair.follower.client().words("GET after").text().as_deref() == Some("the storm")
+            && pair.follower.client().words("DBSIZE") == pair.leader.client().words("DBSIZE")
     });
     let said = pair.follower.log() + &pair.leader.log();
-    assert!(whole || said.contains("log no longer reaches"), "neither caught up nor told why:\n{said}");
+    assert!(whole || said.contains(OUTRUN), "neither caught up nor told why:\n{said}");
     assert!(pair.leader.is_running() && pair.follower.is_running());
+}
+
+/// The ring fills up with writes that wait for a frozen follower: those that find no room are told so after a while, the node
+/// serves reads all the time, and goes on when the follower does. Nothing that was refused is there, nothing is half there.
+#[test]
+fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
+    const WRITERS: usize = 40;
+    let settings = "--log-size 16mb --log-full-timeout 500 --commit-timeout 3000";
+    let pair =
+        Pair::with(ServerBuilder::farkeep().args(settings), ServerBuilder::farkeep().args("--log-size 16mb"));
+    let pair = pair.expect_link_trouble();
+    pair.follower.freeze();
+    let value = vec![b'x'; 600_000];
+    let mut writers: Vec<Client> = (0..WRITERS).map(|_| pair.leader.client()).collect();
+    for (number, writer) in writers.iter_mut().enumerate() {
+        writer.send(&[b"SET", format!("large:{number}").as_bytes(), &value]).expect("the node reads");
+    }
+    let mut reader = pair.leader.client();
+    let mut answers = Vec::new();
+    for writer in &mut writers {
+        assert_eq!(reader.words("PING"), Value::Simple("PONG".into()));
+        answers.push(match writer.reply() {
+            Ok(value) => value.error().map_or_else(
+                || format!("{value:?}"),
+                |text| text.split(':').next().unwrap_or(text).to_owned(),
+            ),
+            Err(error) => format!("connection: {}", error.kind()),
+        });
+    }
+    let mut tally = BTreeMap::new();
+    for answer in &answers {
+        *tally.entry(answer.as_str()).or_insert(0) += 1;
+    }
+    println!("answers: {tally:?}");
+    let full = |answer: &str| answer.starts_with("OOM the redo log is full");
+    assert!(answers.iter().any(|answer| full(answer)), "no writer was told that the log is full: {tally:?}");
+    assert!(
+        !answers.iter().any(|answer| answer.contains("OK")),
+        "acknowledged without a follower: {tally:?}"
+    );
+    pair.follower.thaw();
+    pair.wait_for_link();
+    pair.wait_until_applied();
+    for (number, answer) in answers.iter().enumerate() {
+        let len = reader.words(&format!("STRLEN large:{number}"));
+        let expected: &[i64] = if full(answer) { &[0] } else { &[0, 600_000] };
+        assert!(
+            len.int().is_some_and(|len| expected.contains(&len)),
+            "writer {number} was told {answer}, and finds {len:?}"
+        );
+        assert_eq!(pair.follower.client().words(&format!("STRLEN large:{number}")), len);
+    }
 }

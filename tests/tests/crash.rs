@@ -1,5 +1,7 @@
 //! kill -9 of real nodes under load: no acknowledged write is lost, no transaction is torn, no write is invented.
 
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use farkeep_tests::load::{Ledger, Load};
@@ -49,6 +51,7 @@ fn no_acknowledged_write_is_lost_when_the_leader_is_killed_and_roles_swap() {
         random_moment(&load, &mut rng);
         leader.kill();
         ledger.merge(load.stop());
+        leader.verify_pool();
         promote(&follower);
         leader.follow(follower.port());
         leader.restart();
@@ -88,6 +91,7 @@ fn a_killed_leader_that_restarts_has_every_acknowledged_write() {
         random_moment(&load, &mut rng);
         pair.leader.kill();
         ledger.merge(load.stop());
+        pair.leader.verify_pool();
         pair.leader.restart();
         pair.wait_for_link();
         ledger.assert_kept_by(&format!("the leader after restart {round}"), &mut pair.leader.client());
@@ -106,6 +110,7 @@ fn a_killed_follower_resumes_under_load_and_misses_nothing() {
     for _ in 0..KILLS {
         random_moment(&load, &mut rng);
         pair.follower.kill();
+        pair.follower.verify_pool();
         std::thread::sleep(Duration::from_millis(rng.random_range(0..100)));
         pair.follower.restart();
         wait::until("the follower's link to be up", || {
@@ -131,6 +136,7 @@ fn a_killed_standalone_node_has_every_acknowledged_write_after_restart() {
         random_moment(&load, &mut rng);
         node.kill();
         ledger.merge(load.stop());
+        node.verify_pool();
         node.restart();
         ledger.assert_kept_by(&format!("the node after restart {round}"), &mut node.client());
         ledger.settle(&mut node.client());
@@ -153,13 +159,14 @@ fn a_node_killed_again_while_it_recovers_has_every_acknowledged_write() {
             std::thread::sleep(Duration::from_micros(rng.random_range(0..20_000)));
             node.kill();
         }
+        node.verify_pool();
         node.restart();
         ledger.assert_kept_by(&format!("the node after round {round}"), &mut node.client());
         ledger.settle(&mut node.client());
     }
 }
 
-/// SIGTERM is a clean end, and everything is there afterwards.
+/// SIGTERM is a clean end: both images are the same bytes then, and everything is there afterwards.
 #[test]
 fn a_stopped_pair_comes_back_whole() {
     let mut pair = Pair::start().expect_link_trouble();
@@ -169,10 +176,50 @@ fn a_stopped_pair_comes_back_whole() {
     pair.wait_until_applied();
     assert!(pair.leader.stop().success(), "SIGTERM ends the leader with success");
     assert!(pair.follower.stop().success(), "SIGTERM ends the follower with success");
+    pair.leader.verify_pool();
+    pair.follower.verify_pool();
+    let images =
+        [&pair.leader, &pair.follower].map(|node| fs::read(node.pool().join("image")).expect("an image"));
+    assert!(images[0] == images[1], "equal logs, and images that differ");
     pair.leader.restart();
     pair.follower.restart();
     pair.wait_for_link();
     pair.wait_until_applied();
     ledger.assert_kept_by("the leader", &mut pair.leader.client());
     ledger.assert_kept_by("the follower", &mut pair.follower.client());
+}
+
+/// The harness itself: what the checker must notice, on a redis-server that is told to misbehave.
+#[test]
+fn the_checker_notices_lost_invented_and_torn_writes() {
+    let server = Server::redis();
+    let load = Load::start(server.port(), 2, 1);
+    load.wait_for_more(2_000);
+    let ledger = load.stop();
+    let mut client = server.client();
+    ledger.assert_kept_by("an honest server", &mut client);
+    let notices = |client: &mut Client, word: &str| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| ledger.assert_kept_by("a dishonest server", client)));
+        let message = outcome.expect_err("the checker saw nothing");
+        let message = message.downcast_ref::<String>().expect("a panic with a message");
+        assert!(message.contains(word), "{message}");
+    };
+    for (misdeed, word) in [
+        ("DEL w0:3", "holds 0"),
+        ("SET w1:4 99999999999", "holds 99999999999"),
+        ("HDEL w0:hash f5", "holds 0"),
+        ("DECRBY w1:counter:1:0 5", "counter"),
+        ("SET w0:left:6 1", "torn"),
+    ] {
+        let before =
+            ["w0:3", "w1:4", "w1:counter:1:0", "w0:left:6"].map(|key| (key, client.command(&["GET", key])));
+        let field = client.words("HGET w0:hash f5");
+        assert!(client.words(misdeed).error().is_none());
+        notices(&mut client, word);
+        for (key, value) in before {
+            client.command(&["SET", key, &value.text().expect("a count")]);
+        }
+        client.command(&["HSET", "w0:hash", "f5", &field.text().expect("a count")]);
+    }
+    ledger.assert_kept_by("a repaired server", &mut client);
 }
