@@ -81,6 +81,10 @@ pub fn wait_for_link(leader: &Server, follower: &Server) {
     wait::until("the follower's link to be up", || {
         follower.info("replication", "master_link_status") == "up"
     });
+    let online = format!("port={},state=online", follower.port());
+    wait::until("the leader to count the follower as online", || {
+        (0..8).any(|at| leader.info("replication", &format!("slave{at}")).contains(&online))
+    });
     wait::until("the leader to acknowledge a write", || {
         Client::connect(leader.port())
             .and_then(|mut client| client.try_command(&["SET", "farkeep-test:link", "up"]))
