@@ -440,14 +440,19 @@ impl Worker {
             let Some(again) = self.connections.get_mut(at) else { return };
             connection = &mut **again;
         }
-        let client = &connection.session.client;
-        client.active_at_ms.store(now.unix_ms, Ordering::Relaxed);
+        connection.session.client.active_at_ms.store(now.unix_ms, Ordering::Relaxed);
+        self.note_held(at, was_held);
+    }
+
+    /// Enters a connection's last reply into the queue of held ones if it is held for longer than `was_held` said before.
+    fn note_held(&mut self, at: usize, was_held: Option<Lsn>) {
+        let Some(connection) = self.connections.get_mut(at) else { return };
         if let Some(until) = connection.output.held_until()
             && was_held != Some(until)
         {
             self.tally.held += 1;
-            let deadline_ms = now.ms + config.commit_timeout_ms;
-            self.held.push_back((until, at, client.id, deadline_ms));
+            let deadline_ms = self.now.ms + self.config.commit_timeout_ms;
+            self.held.push_back((until, at, connection.session.client.id, deadline_ms));
         }
     }
 
@@ -542,6 +547,7 @@ impl Worker {
     fn retry(&mut self, engine: &mut Engine, at: usize, argv: &[Vec<u8>], obstacle: Obstacle) -> bool {
         let Some(connection) = self.connections.get_mut(at) else { return true };
         let config = self.node.config();
+        let was_held = connection.output.held_until();
         let start = connection.output.position();
         let mut hold = Lsn::ZERO;
         let borrowed: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
@@ -558,6 +564,8 @@ impl Worker {
             Flow::Stall(_) => match obstacle {
                 Obstacle::LogFull { deadline_ms } if self.now.ms >= deadline_ms => {
                     commands::give_up_log_wait(&mut call);
+                    // This reply tells nothing of what the command read before it found no room.
+                    *call.hold = Lsn::ZERO;
                     Flow::Continue
                 }
                 _ => return false,
@@ -565,6 +573,7 @@ impl Worker {
             flow => flow,
         };
         self.after_command(engine, at, start, hold, flow);
+        self.note_held(at, was_held);
         true
     }
 
