@@ -42,6 +42,9 @@ const WINDOWS: u64 = 1 << 62;
 
 /// What a client is told whose write was not committed before this node stopped leading.
 const DEMOTED: &str = "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n";
+/// What a client is told that waited for followers when this node stopped leading: Redis's words.
+const UNBLOCKED: &str =
+    "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 /// Connections accepted in one go, so that a storm of them does not starve the others.
 const ACCEPT_BURST: usize = 64;
 /// Longest wait: the cron runs ten times a second at least.
@@ -255,6 +258,7 @@ impl Worker {
             // Positions of another reign say nothing about these replies.
             self.reign = engine.reign();
             self.fail_held(true, DEMOTED);
+            self.unblock_waits();
         }
         if self.windows_ready || cron {
             self.windows_ready = false;
@@ -378,7 +382,9 @@ impl Worker {
         let config = Arc::clone(&self.config);
         let now = self.now;
         loop {
-            if connection.blocked.is_some() || connection.close_after_flush || connection.dead {
+            // Nothing of a killed client is executed after the reply to who killed it.
+            let killed = connection.session.client.killed.load(Ordering::Acquire);
+            if connection.blocked.is_some() || connection.close_after_flush || connection.dead || killed {
                 break;
             }
             if connection.parsed == connection.input.len() || connection.output.pending() > OUTPUT_BURST_BYTES
@@ -547,6 +553,7 @@ impl Worker {
     fn retry(&mut self, engine: &mut Engine, at: usize, argv: &[Vec<u8>], obstacle: Obstacle) -> bool {
         let Some(connection) = self.connections.get_mut(at) else { return true };
         let config = self.node.config();
+        connection.output.begin_turn();
         let was_held = connection.output.held_until();
         let start = connection.output.position();
         let mut hold = Lsn::ZERO;
@@ -607,6 +614,25 @@ impl Worker {
                 connection.close_after_flush = true;
                 mark(&mut self.flushable, at);
             }
+        }
+    }
+
+    /// Ends every WAIT and WAITAOF, as Redis does: what they wait for cannot happen here any more.
+    fn unblock_waits(&mut self) {
+        for at in std::mem::take(&mut self.blocked) {
+            let Some(connection) = self.connections.get_mut(at) else { continue };
+            if !matches!(connection.blocked, Some(Blocked::Wait(_))) {
+                self.blocked.push(at);
+                continue;
+            }
+            connection.blocked = None;
+            connection.session.client.blocked.store(false, Ordering::Relaxed);
+            // Where a held reply has just failed, that was the last word.
+            if !connection.close_after_flush {
+                connection.output.buffer().extend_from_slice(UNBLOCKED.as_bytes());
+                connection.close_after_flush = true;
+            }
+            mark(&mut self.flushable, at);
         }
     }
 
