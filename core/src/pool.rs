@@ -284,12 +284,31 @@ impl Pool {
     /// Makes a blank pool one of this new dataset.
     pub(crate) fn found(&self, dataset_id: [u8; 16]) -> Result<(), PoolError> {
         assert!(dataset_id != [0; 16], "all zero means no dataset");
+        // What an abandoned dataset left behind must not show through where records store nothing.
+        if self.image.allocated() > 0 && self.double.is_none() {
+            self.clear_image()?;
+        }
         let founded = self.log.update_state(|state| {
             assert!(state.is_blank(), "the pool holds a dataset");
             let checkpoint = Position { lsn: Lsn::ZERO, crc: chain_seed(&dataset_id), epoch: Epoch::ZERO };
             *state = LogState { dataset_id, checkpoint, promised: state.promised, ..LogState::default() };
         });
         founded.map_err(io_error(&self.log_path(), "cannot write the log's state"))
+    }
+
+    /// Gives the dataset up for good: the pool is blank afterwards, its image empty. Nothing else may be working on the
+    /// pool, and nobody may read the image. A crash half-way leaves a blank pool whose image is emptied when the pool
+    /// is next founded.
+    pub fn abandon(&mut self) -> Result<(), PoolError> {
+        self.log.set_gate(0);
+        let blank = self.log.update_state(|state| *state = LogState::default());
+        blank.map_err(io_error(&self.log_path(), "cannot write the log's state"))?;
+        self.clear_image()
+    }
+
+    fn clear_image(&self) -> Result<(), PoolError> {
+        let path = self.options.path.join(IMAGE_NAME);
+        self.image.clear().map_err(io_error(&path, "cannot empty the image"))
     }
 
     fn remake_log(&mut self, geometry: Geometry) -> Result<(), PoolError> {

@@ -2,7 +2,7 @@
 
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity};
-use farkeep_proto::control::{Body, FabricOffer, Goodbye, Ready, Reign, Status, Welcome};
+use farkeep_proto::control::{Body, FabricOffer, Goodbye, Ready, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
 
 use crate::apply::{Bookkeeping, Progress};
@@ -307,7 +307,12 @@ impl Follower {
         match (&mut self.state, body) {
             (State::Joining { .. }, Some(Body::Welcome(welcome))) => self.welcomed(now_ms, &welcome),
             (State::Joining { .. }, Some(Body::Refuse(refuse))) => {
-                self.join_failed(now_ms, JoinError::Refused(refuse.text))
+                let error = if refuse.reason() == RefuseReason::ForeignDataset {
+                    JoinError::RefusedDataset(refuse.text)
+                } else {
+                    JoinError::Refused(refuse.text)
+                };
+                self.join_failed(now_ms, error)
             }
             (State::Following(session), Some(Body::Heartbeat(heartbeat)))
                 if heartbeat.session == session.number =>

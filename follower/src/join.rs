@@ -13,6 +13,9 @@ pub enum JoinError {
     /// The leader said no.
     #[error("the leader refuses: {0}")]
     Refused(String),
+    /// The leader said no because the dataset of this node's pool is another one.
+    #[error("the leader refuses: {0}")]
+    RefusedDataset(String),
     /// The leader reigns in an epoch below the one this node has promised to.
     #[error(
         "the leader is of epoch {theirs}, but this node has promised to take part in none below {promised}"

@@ -16,12 +16,13 @@ use anyhow::{Context, Result, bail};
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
-use farkeep_follower::{Action, Follower};
+use farkeep_follower::{Action, Follower, JoinError};
 use farkeep_proto::control;
 
 use crate::config::Config;
 use crate::node::Node;
 use crate::replication::LeaderAddress;
+use crate::throttle::Throttle;
 
 /// Longest wait for the leader's socket before time is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -63,8 +64,14 @@ impl Followership {
 
 /// Runs until the node stops.
 pub fn run(node: &Arc<Node>) {
-    let mut link =
-        Link { node: Arc::clone(node), leader: None, control: None, inbox: Vec::new(), window: None };
+    let mut link = Link {
+        node: Arc::clone(node),
+        leader: None,
+        control: None,
+        inbox: Vec::new(),
+        window: None,
+        complaints: Throttle::default(),
+    };
     while !node.stopping.load(Ordering::Acquire) {
         link.turn();
     }
@@ -78,6 +85,8 @@ struct Link {
     control: Option<TcpStream>,
     inbox: Vec<u8>,
     window: Option<ServedWindow>,
+    /// Why there is no session, as far as the log has been told.
+    complaints: Throttle,
 }
 
 /// A window that is being served, by a thread of its own.
@@ -98,6 +107,7 @@ impl Link {
             self.close_window();
             self.control = None;
             self.inbox.clear();
+            self.complaints.forget();
             self.leader.clone_from(&wanted);
             if wanted.is_some() {
                 let actions = self.with_machine(|machine, now_ms| machine.follow(now_ms));
@@ -170,11 +180,23 @@ impl Link {
             Action::CloseWindow => self.close_window(),
             Action::OpenWindow { session, fabric } => self.open_window(session, fabric)?,
             Action::JoinFailed(error) => {
-                tracing::warn!(leader = %self.name(), %error, "the leader does not let this node join");
-                self.note_down(&error.to_string());
+                if matches!(error, JoinError::RefusedDataset(_))
+                    && self.node.engine.lock().start_over(&self.node)?
+                {
+                    let actions = self.with_machine(|machine, now_ms| machine.follow(now_ms));
+                    self.carry_out(actions);
+                    return Ok(());
+                }
+                let why = error.to_string();
+                if self.complaints.is_news(self.node.now().ms, &why) {
+                    tracing::warn!(leader = %self.name(), %error, "the leader does not let this node join");
+                }
+                self.note_down(&why);
             }
             Action::SessionLost(why) => {
-                tracing::warn!(leader = %self.name(), why, "lost the leader");
+                if self.complaints.is_news(self.node.now().ms, &why) {
+                    tracing::warn!(leader = %self.name(), why, "lost the leader");
+                }
                 self.note_down(&why);
             }
             change => self.node.engine.lock().change_follower_log(&self.node, change)?,
@@ -218,6 +240,7 @@ impl Link {
 
     fn open_window(&mut self, session: u64, fabric: FabricKind) -> Result<()> {
         let leader = self.leader.clone().context("nobody to follow")?;
+        self.node.engine.lock().joined();
         let log = match &*self.node.followership() {
             Some(follows) => Arc::clone(&follows.log),
             None => bail!("this node does not follow any more"),
@@ -250,6 +273,7 @@ impl Link {
             follows.down_since_ms = None;
             follows.down_reason.clear();
         }
+        self.complaints.forget();
         tracing::info!(leader = %self.name(), %fabric, "following");
         Ok(())
     }

@@ -14,6 +14,7 @@ mod replayer;
 mod replication;
 mod runtime;
 mod stats;
+mod throttle;
 mod watch;
 mod worker;
 

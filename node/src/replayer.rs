@@ -48,9 +48,18 @@ pub fn run(node: &Arc<Node>) {
             }
         }
     }
-    if let Some(replayer) = &mut *node.replayer.lock()
-        && let Err(error) = replayer.checkpoint()
-    {
+    // Readers of a follower's image have the engine.
+    let _engine = node.engine.lock();
+    let mut guard = node.replayer.lock();
+    let committed = node.followership().as_ref().map(|follows| follows.machine.replay_target());
+    if let Some(replayer) = &mut *guard {
+        settle(replayer, committed.unwrap_or_else(|| node.marks.committed()));
+    }
+}
+
+/// Takes the image to `committed`, persistently: whoever opens it next, in whatever role, sees all that was promised.
+pub fn settle(replayer: &mut Replayer, committed: Lsn) {
+    if let Err(error) = replayer.run(committed).and_then(|()| replayer.checkpoint()) {
         tracing::error!(%error, "the last checkpoint failed");
     }
 }

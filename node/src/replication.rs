@@ -18,6 +18,7 @@ pub use crate::config::LeaderAddress;
 use crate::config::{DurabilityChoice, FabricChoice};
 use crate::engine::Engine;
 use crate::node::Node;
+use crate::throttle::Throttle;
 use crate::worker::Now;
 use crate::worker::poll::{Interest, Poll};
 
@@ -50,6 +51,8 @@ impl std::fmt::Debug for Attached {
 pub struct Sessions {
     by_id: HashMap<FollowerId, Session>,
     done: Vec<Completion>,
+    /// Refusals, as far as the log has been told.
+    complaints: Throttle,
 }
 
 impl Sessions {
@@ -256,7 +259,13 @@ impl ControlPeer {
                 self.session = Some(id);
             }
             Join::Refused(refuse) => {
-                tracing::warn!(follower = %self.host, reason = %refuse.text, "refused a follower");
+                if sessions.complaints.is_news(now.ms, &format!("{}:{}", self.host, refuse.text)) {
+                    tracing::warn!(
+                        follower = %format!("{}:{}", self.host, hello.listening_port),
+                        reason = %refuse.text,
+                        "refused a follower"
+                    );
+                }
                 engine.count_refusal();
                 control::encode(Body::Refuse(refuse), out);
             }

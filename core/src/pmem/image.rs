@@ -71,6 +71,15 @@ impl Image {
         self.allocated.load(Ordering::Acquire)
     }
 
+    /// Gives all space back: an empty image. Nobody may have a handle on its memory.
+    pub fn clear(&self) -> io::Result<()> {
+        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        self.allocated.store(0, Ordering::Release);
+        let file = self.shared.file();
+        file.set_len(0)?;
+        file.sync_all()
+    }
+
     /// How bytes get persistent here.
     pub fn persistence(&self) -> &Persistence {
         self.shared.persistence()
@@ -102,6 +111,11 @@ impl ImageSource for Image {
     }
 
     fn grow_to(&self, len: u64) -> io::Result<()> {
+        if len <= self.allocated() {
+            return Ok(());
+        }
+        // Others may grow it too, or clear it.
+        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
         let allocated = self.allocated();
         if len <= allocated {
             return Ok(());

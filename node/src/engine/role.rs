@@ -72,6 +72,8 @@ pub(super) struct Following {
     pub(super) view: Option<View>,
     /// The image may be read once this has been applied: a crash may have left it partly ahead.
     pub(super) consistent_at: Lsn,
+    /// When it began to follow it held not a single key, so a foreign leader's dataset may take its place.
+    disposable: bool,
 }
 
 impl Leading {
@@ -148,7 +150,7 @@ impl Engine {
         };
         let opened = match &config.replicaof {
             None => engine.open_as_leader(config, Epoch::ZERO)?,
-            Some(leader) => engine.open_as_follower(config, leader.clone())?,
+            Some(leader) => engine.open_as_follower(config, leader.clone(), false)?,
         };
         Ok((engine, opened))
     }
@@ -201,7 +203,8 @@ impl Engine {
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
 
-    fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress) -> Result<Opened> {
+    /// `emptied`: the working view that was just given up held no key.
+    fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress, emptied: bool) -> Result<Opened> {
         let log = Arc::clone(self.pool.log());
         let state = log.state();
         let (mut view, mut replayer, mut tail) = (None, None, None);
@@ -241,7 +244,10 @@ impl Engine {
                 mid_sync: state.mid_sync,
             },
         );
-        self.role = Role::Follower(Following { view, consistent_at });
+        // At a start it is a pool whose log has nothing that is not in the image.
+        let settled = progress.applied == progress.durable;
+        let disposable = emptied || (settled && view.is_some() && self.holds_no_keys(view.as_ref()));
+        self.role = Role::Follower(Following { view, consistent_at, disposable });
         crate::cli::log::set_role(b'S');
         let followership = Followership {
             leader,
@@ -323,8 +329,18 @@ impl Engine {
     /// When the pool cannot be opened as a follower's.
     pub fn follow(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
         let config = node.config();
+        let emptied = match &self.role {
+            Role::Leader(leading) => self.holds_no_keys(Some(leading.heap.view())),
+            _ => false,
+        };
         {
             let mut replayer = node.replayer.lock();
+            if self.is_leader()
+                && let Some(replayer) = &mut *replayer
+            {
+                // What clients were told stays readable here, whatever becomes of the link.
+                crate::replayer::settle(replayer, self.committed);
+            }
             *node.followership() = None;
             *replayer = None;
         }
@@ -333,12 +349,53 @@ impl Engine {
         self.drop_role();
         self.reign += 1;
         node.wake_workers();
-        let opened = self.open_as_follower(&config, leader.clone())?;
+        let opened = self.open_as_follower(&config, leader.clone(), emptied)?;
         node.install(opened);
         tracing::info!(leader = %leader, "now following");
         node.update_config(|config| config.replicaof = Some(leader));
         node.link.raise();
         Ok(())
+    }
+
+    /// Whether no database of this image has a key.
+    fn holds_no_keys(&self, view: Option<&View>) -> bool {
+        match (view, &self.keystore) {
+            (Some(view), Some(ks)) => (0..ks.databases()).all(|db| ks.db_stats(view, db).keys == 0),
+            _ => false,
+        }
+    }
+
+    /// The leader refuses this node for its dataset. A node that was never given a key gives its own up, and joins as
+    /// one with a blank pool; whether it did is returned. A dataset with keys in it is never touched.
+    ///
+    /// # Errors
+    /// When the pool cannot be made blank.
+    pub fn start_over(&mut self, node: &Node) -> Result<bool> {
+        if !matches!(&self.role, Role::Follower(Following { disposable: true, .. })) {
+            return Ok(false);
+        }
+        let Some(leader) = node.followership().as_ref().map(|follows| follows.leader.clone()) else {
+            return Ok(false);
+        };
+        {
+            let mut replayer = node.replayer.lock();
+            *node.followership() = None;
+            *replayer = None;
+        }
+        self.drop_role();
+        self.pool.abandon().context("the empty dataset could not be given up")?;
+        node.marks.publish(Lsn::ZERO, Lsn::ZERO);
+        let opened = self.open_as_follower(&node.config(), leader.clone(), false)?;
+        node.install(opened);
+        tracing::info!(leader = %leader, "gave up a dataset without keys to take over the leader's");
+        Ok(true)
+    }
+
+    /// A leader has taken this node in: from here on there is something to lose.
+    pub fn joined(&mut self) {
+        if let Role::Follower(following) = &mut self.role {
+            following.disposable = false;
+        }
     }
 
     /// A follower with a higher promise wants to join: this leader goes on under a later epoch.
@@ -385,6 +442,7 @@ impl Engine {
                 self.role = Role::Follower(Following {
                     view: Some(opened.view),
                     consistent_at: opened.consistent_at,
+                    disposable: false,
                 });
             }
             Action::Rejoin { end, history: reigns } => {
@@ -401,6 +459,7 @@ impl Engine {
                 self.role = Role::Follower(Following {
                     view: Some(opened.view),
                     consistent_at: opened.consistent_at,
+                    disposable: false,
                 });
                 follows.machine.reopened(reigns, progress);
             }
@@ -411,7 +470,9 @@ impl Engine {
 
     /// The replayer has stored more into a follower's image.
     pub fn follower_applied(&mut self, node: &Node, image_len: u64, applied: Lsn) {
-        let Role::Follower(Following { view: Some(view), consistent_at }) = &mut self.role else { return };
+        let Role::Follower(Following { view: Some(view), consistent_at, .. }) = &mut self.role else {
+            return;
+        };
         view.set_image_len(image_len);
         self.committed = applied;
         if self.keystore.is_none() && applied >= *consistent_at {
