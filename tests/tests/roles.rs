@@ -1,0 +1,310 @@
+//! Roles change at run time: who follows whom, what is taken over, what is kept, what is refused.
+
+use farkeep_tests::load::Load;
+use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, binary, wait};
+
+const WRITERS: u64 = 4;
+
+fn replicaof(node: &Server, leader: &Server) {
+    node.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", leader.port()));
+}
+
+#[track_caller]
+fn promote(node: &Server) {
+    node.client().expect_ok("REPLICAOF NO ONE");
+    assert_eq!(node.info("replication", "role"), "master");
+}
+
+fn get(client: &mut Client, key: &str) -> Option<String> {
+    client.command(&["GET", key]).text()
+}
+
+fn wait_until_up(follower: &Server) {
+    wait::until("the follower's link to be up", || {
+        follower.info("replication", "master_link_status") == "up"
+    });
+}
+
+fn wait_until_key(node: &Server, key: &str, value: &str) {
+    wait::until("the key to arrive", || {
+        let mut client = node.client();
+        get(&mut client, key).as_deref() == Some(value)
+    });
+}
+
+/// Waits until the follower gives a reason for its link being down that contains `text`.
+#[track_caller]
+fn wait_for_reason(follower: &Server, text: &str) {
+    wait::until("the reason for the link being down", || {
+        follower.info("farkeep", "farkeep_link_down_reason").contains(text)
+    });
+    assert_eq!(follower.info("replication", "master_link_status"), "down");
+}
+
+/// The bytes of the image, which nobody has open any more.
+fn image(node: &Server) -> Vec<u8> {
+    std::fs::read(node.pool().join("image")).expect("the image can be read")
+}
+
+/// Stops both at one position and compares their images.
+#[track_caller]
+fn assert_identical_images(pair: &mut Pair) {
+    pair.wait_until_applied();
+    // The leader first: what it still has to say, the follower takes in.
+    assert!(pair.leader.stop().success());
+    assert!(pair.follower.stop().success());
+    let position = |node: &Server| {
+        let output = std::process::Command::new(binary::farkeep())
+            .args(["pool", "inspect", "-o", "json"])
+            .arg(node.pool())
+            .output()
+            .expect("farkeep can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (ours, theirs) = (image(&pair.leader), image(&pair.follower));
+    let common = ours.len().min(theirs.len());
+    let differs = (0..common).find(|&at| ours[at] != theirs[at]);
+    assert!(
+        differs.is_none(),
+        "the images differ at {differs:?}\nleader {}\nfollower {}",
+        position(&pair.leader),
+        position(&pair.follower)
+    );
+    // Space allocated ahead of need is not part of the image and all zero.
+    assert!(ours[common..].iter().chain(&theirs[common..]).all(|&byte| byte == 0));
+}
+
+/// Two fresh servers and one REPLICAOF: how everyone tries a replica for the first time.
+#[test]
+fn an_empty_leader_told_to_follow_another_takes_its_dataset_over() {
+    let leader = Server::farkeep();
+    let mut follower = Server::farkeep();
+    expect_link_trouble(&mut follower);
+    leader.client().expect_ok("SET k v");
+    replicaof(&follower, &leader);
+    wait_until_up(&follower);
+    wait_until_key(&follower, "k", "v");
+    assert_eq!(follower.info("replication", "role"), "slave");
+    let refusal = follower.client().words("SET k w");
+    assert!(refusal.error().is_some_and(|text| text.starts_with("READONLY")), "{refusal:?}");
+    assert_eq!(follower.info("farkeep", "farkeep_dataset_id"), leader.info("farkeep", "farkeep_dataset_id"));
+    assert_identical_images(&mut Pair { leader, follower });
+}
+
+/// The same where the pool's log has another size and the node was restarted in between.
+#[test]
+fn an_empty_pool_of_another_log_size_is_given_up_for_the_leaders_dataset_at_start() {
+    let leader = Server::farkeep();
+    let mut follower = ServerBuilder::farkeep().args("--log-size 16mb").start();
+    expect_link_trouble(&mut follower);
+    leader.client().expect_ok("SET k v");
+    follower.stop();
+    follower.follow(leader.port());
+    follower.restart();
+    wait_until_up(&follower);
+    wait_until_key(&follower, "k", "v");
+    follower.kill();
+    follower.restart();
+    wait_until_key(&follower, "k", "v");
+}
+
+#[test]
+fn a_leader_with_other_data_is_refused_keeps_it_and_says_why_without_flooding_the_log() {
+    let mut leader = Server::farkeep();
+    let mut other = Server::farkeep();
+    expect_link_trouble(&mut other);
+    leader.expect_log("refused a follower");
+    leader.client().expect_ok("SET k v");
+    other.client().expect_ok("SET mine kept");
+    replicaof(&other, &leader);
+    wait_for_reason(&other, "holds another dataset");
+    let refusals = || {
+        let text = leader.info("stats", "sync_partial_err");
+        text.parse::<u64>().unwrap_or(0)
+    };
+    // Several attempts later it is still refused, has said so once, and has its data.
+    let before = refusals();
+    wait::until("some more attempts", || refusals() >= before + 3);
+    let said = |node: &Server| node.log().lines().filter(|line| line.contains("another dataset")).count();
+    assert_eq!((said(&other), said(&leader)), (1, 1));
+    assert_eq!(get(&mut other.client(), "mine").as_deref(), Some("kept"));
+    promote(&other);
+    let mut client = other.client();
+    assert_eq!(get(&mut client, "mine").as_deref(), Some("kept"));
+    client.expect_ok("SET mine changed");
+    other.kill();
+    other.follow(leader.port());
+    other.restart();
+    wait_for_reason(&other, "holds another dataset");
+    // What it knows to be committed it shows at once, all that it has as soon as it leads.
+    assert!(get(&mut other.client(), "mine").is_some());
+    promote(&other);
+    assert_eq!(get(&mut other.client(), "mine").as_deref(), Some("changed"));
+}
+
+#[test]
+fn a_follower_told_to_follow_nobody_leads_with_all_it_had() {
+    let Pair { leader, follower } = Pair::start().expect_link_trouble();
+    let load = Load::start(leader.port(), WRITERS, 1);
+    load.wait_for_more(500);
+    let ledger = load.stop();
+    promote(&follower);
+    let mut client = follower.client();
+    client.expect_ok("CONFIG SET sync-followers 0");
+    ledger.assert_kept_by("the promoted follower", &mut client);
+    client.expect_ok("SET after promotion");
+    assert_eq!(client.words("ROLE").elements().expect("an array")[0].text().as_deref(), Some("master"));
+    // The same again is no change.
+    let epoch = follower.info("farkeep", "farkeep_epoch");
+    promote(&follower);
+    assert_eq!(follower.info("farkeep", "farkeep_epoch"), epoch);
+}
+
+/// The ex-leader has records that nobody else has; its image never saw them.
+#[test]
+fn an_ex_leader_restarted_as_follower_rejoins_without_its_unacknowledged_suffix() {
+    let Pair { mut leader, mut follower } = Pair::start().expect_link_trouble();
+    leader.client().expect_ok("SET kept yes");
+    follower.freeze();
+    let mut writer = leader.client();
+    writer.send(&["SET", "lost", "yes"]).expect("it can be sent");
+    wait::until("the write to be in the leader's log only", || {
+        let number = |field: &str| leader.info("farkeep", field).parse::<u64>().unwrap_or(0);
+        number("farkeep_appended_lsn") > number("farkeep_committed_lsn")
+    });
+    // What waits in the frozen follower's socket dies with it.
+    follower.kill();
+    leader.kill();
+    follower.restart();
+    promote(&follower);
+    leader.follow(follower.port());
+    leader.restart();
+    wait_for_link(&follower, &leader);
+    follower.client().expect_ok("SET after yes");
+    wait_until_key(&leader, "after", "yes");
+    let mut client = leader.client();
+    assert_eq!(get(&mut client, "kept").as_deref(), Some("yes"));
+    assert_eq!(get(&mut client, "lost"), None);
+    assert_identical_images(&mut Pair { leader: follower, follower: leader });
+}
+
+#[test]
+fn roles_swapped_back_and_forth_under_writes_leave_identical_images() {
+    let Pair { mut leader, mut follower } = Pair::start().expect_link_trouble();
+    let mut ledger = farkeep_tests::load::Ledger::default();
+    for round in 1..=6 {
+        let load = Load::start(leader.port(), WRITERS, round);
+        load.wait_for_more(300);
+        promote(&follower);
+        replicaof(&leader, &follower);
+        ledger.merge(load.stop());
+        std::mem::swap(&mut leader, &mut follower);
+        wait_for_link(&leader, &follower);
+        ledger.assert_kept_by(&format!("the leader of round {round}"), &mut leader.client());
+        ledger.settle(&mut leader.client());
+    }
+    let mut pair = Pair { leader, follower };
+    pair.wait_until_applied();
+    ledger.assert_kept_by("the follower", &mut pair.follower.client());
+    assert_identical_images(&mut pair);
+}
+
+/// An operator demotes the leader first: nobody leads for a moment.
+#[test]
+fn a_leader_demoted_before_the_follower_is_promoted_joins_it_afterwards() {
+    let Pair { leader, follower } = Pair::start().expect_link_trouble();
+    leader.client().expect_ok("SET k v");
+    replicaof(&leader, &follower);
+    wait_for_reason(&leader, "follower");
+    promote(&follower);
+    wait_for_link(&follower, &leader);
+    wait_until_key(&leader, "k", "v");
+    assert_identical_images(&mut Pair { leader: follower, follower: leader });
+}
+
+#[test]
+fn a_restarted_follower_resumes_where_it_was() {
+    let mut pair = Pair::start().expect_link_trouble();
+    pair.leader.client().expect_ok("CONFIG SET sync-followers 0");
+    for round in 0..4 {
+        if round % 2 == 0 {
+            assert!(pair.follower.stop().success());
+        } else {
+            pair.follower.kill();
+        }
+        let key = format!("round{round}");
+        pair.leader.client().expect_ok(&format!("SET {key} yes"));
+        pair.follower.restart();
+        wait_until_up(&pair.follower);
+        wait_until_key(&pair.follower, &key, "yes");
+    }
+    assert_identical_images(&mut pair);
+}
+
+#[test]
+fn a_restarted_leader_is_found_again_and_reigns_in_a_new_epoch() {
+    let mut pair = Pair::start().expect_link_trouble();
+    let mut ledger = farkeep_tests::load::Ledger::default();
+    for round in 1..=4 {
+        let epoch = pair.leader.info("farkeep", "farkeep_epoch").parse::<u64>().expect("a number");
+        let load = Load::start(pair.leader.port(), WRITERS, round);
+        load.wait_for_more(300);
+        if round % 2 == 0 {
+            assert!(pair.leader.stop().success());
+        } else {
+            pair.leader.kill();
+        }
+        ledger.merge(load.stop());
+        pair.leader.restart();
+        pair.wait_for_link();
+        ledger.assert_kept_by("the leader", &mut pair.leader.client());
+        ledger.settle(&mut pair.leader.client());
+        let later = pair.leader.info("farkeep", "farkeep_epoch").parse::<u64>().expect("a number");
+        assert!(later > epoch, "epoch {later} after {epoch}");
+        wait::until("the follower to know the epoch", || {
+            pair.follower.info("farkeep", "farkeep_epoch") == later.to_string()
+        });
+    }
+    pair.wait_until_applied();
+    ledger.assert_kept_by("the follower", &mut pair.follower.client());
+    assert_identical_images(&mut pair);
+}
+
+/// Joining where the log no longer reaches back is not possible yet; the follower's data is not touched meanwhile.
+#[test]
+fn a_follower_too_far_behind_is_refused_with_the_numbers_and_never_wiped() {
+    let small = || ServerBuilder::farkeep().args("--log-size 16mb");
+    let leader = small().args("--sync-followers 0").start();
+    let mut follower = small().directive("replicaof", &format!("127.0.0.1 {}", leader.port())).start();
+    let mut leader = leader;
+    expect_link_trouble(&mut leader);
+    expect_link_trouble(&mut follower);
+    wait_until_up(&follower);
+    leader.client().expect_ok("SET early yes");
+    wait_until_key(&follower, "early", "yes");
+    follower.kill();
+    let mut client = leader.client();
+    let value = "x".repeat(1 << 20);
+    wait::until("the ring to be overwritten", || {
+        assert!(client.command(&["SET", "big", &value]).is_ok());
+        client
+            .try_info("farkeep", "farkeep_oldest_lsn")
+            .ok()
+            .flatten()
+            .and_then(|text| text.parse::<u64>().ok())
+            .is_some_and(|oldest| oldest > 1 << 20)
+    });
+    follower.restart();
+    wait_for_reason(&follower, "the leader's log no longer reaches back to LSN");
+    let mut reader = follower.client();
+    assert_eq!(get(&mut reader, "early").as_deref(), Some("yes"));
+    assert!(get(&mut reader, "big").is_none());
+    // It is still good for leading, should nothing better be left.
+    leader.kill();
+    promote(&follower);
+    let mut client = follower.client();
+    assert_eq!(get(&mut client, "early").as_deref(), Some("yes"));
+    client.expect_ok("SET late yes");
+}

@@ -1,0 +1,189 @@
+//! A pair under other settings than the tests' usual ones, and clients' connections as Redis handles them.
+
+use std::process::Command;
+
+use farkeep_tests::load::Load;
+use farkeep_tests::pair::wait_for_link;
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, wait};
+
+fn is_error(value: &Value, prefix: &str) -> bool {
+    value.error().is_some_and(|text| text.starts_with(prefix))
+}
+
+/// Load, kill -9 of the leader, promotion, load, and the old leader joins again: the story every setting has to survive.
+#[track_caller]
+fn survives_the_death_of_its_leader(settings: &str) -> Pair {
+    let builder = || ServerBuilder::farkeep().args(settings);
+    survives_with(builder(), builder())
+}
+
+#[track_caller]
+fn survives_with(leader: ServerBuilder, follower: ServerBuilder) -> Pair {
+    let Pair { mut leader, mut follower } = Pair::with(leader, follower).expect_link_trouble();
+    let mut ledger = farkeep_tests::load::Ledger::default();
+    for round in 1..=2 {
+        let load = Load::start(leader.port(), 4, round);
+        load.wait_for_more(300);
+        leader.kill();
+        ledger.merge(load.stop());
+        follower.client().expect_ok("REPLICAOF NO ONE");
+        leader.follow(follower.port());
+        leader.restart();
+        wait_for_link(&follower, &leader);
+        std::mem::swap(&mut leader, &mut follower);
+        ledger.assert_kept_by(&format!("the leader of round {round}"), &mut leader.client());
+        ledger.settle(&mut leader.client());
+    }
+    let pair = Pair { leader, follower };
+    pair.wait_until_applied();
+    ledger.assert_kept_by("the follower", &mut pair.follower.client());
+    pair
+}
+
+#[test]
+fn a_pair_over_shared_memory_loses_nothing_when_its_leader_is_killed() {
+    let pair = survives_the_death_of_its_leader("--fabric shm");
+    assert_eq!(pair.follower.info("farkeep", "farkeep_fabric"), "shm");
+}
+
+#[test]
+fn a_pair_with_two_io_threads_loses_nothing_when_its_leader_is_killed() {
+    survives_the_death_of_its_leader("--io-threads 2");
+}
+
+/// The directory is the system's temporary one: on most machines a real disk, at the least another file system.
+#[test]
+fn a_pair_on_disk_loses_nothing_when_its_leader_is_killed() {
+    let pools = tempfile::tempdir().expect("a temporary directory");
+    let builder =
+        |name: &str| ServerBuilder::farkeep().pool(&pools.path().join(name)).args("--durability disk");
+    let pair = survives_with(builder("one"), builder("two"));
+    assert_eq!(pair.leader.info("farkeep", "farkeep_durability"), "disk");
+}
+
+#[test]
+fn a_pair_with_passwords_links_with_masterauth_only() {
+    let mut leader = ServerBuilder::farkeep().args("--requirepass secret --sync-followers 0").start();
+    farkeep_tests::pair::expect_link_trouble(&mut leader);
+    let address = format!("127.0.0.1 {}", leader.port());
+    let mut stranger = ServerBuilder::farkeep().directive("replicaof", &address).start();
+    farkeep_tests::pair::expect_link_trouble(&mut stranger);
+    wait::until("the reason", || stranger.info("farkeep", "farkeep_link_down_reason").contains("NOAUTH"));
+    let friend =
+        ServerBuilder::farkeep().args("--masterauth secret").directive("replicaof", &address).start();
+    wait::until("the link", || friend.info("replication", "master_link_status") == "up");
+    // The stranger learns the password while it runs.
+    stranger.client().expect_ok("CONFIG SET masterauth secret");
+    wait::until("the link", || stranger.info("replication", "master_link_status") == "up");
+
+    let mut client = leader.client();
+    assert!(is_error(&client.words("SET k v"), "NOAUTH"));
+    assert!(is_error(&client.words("AUTH wrong"), "WRONGPASS"));
+    client.expect_ok("AUTH secret");
+    client.expect_ok("SET k v");
+    assert_eq!(client.words("WAIT 2 0"), Value::Int(2));
+}
+
+#[test]
+fn a_unix_socket_serves_what_the_port_serves() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("farkeep.sock");
+    let server =
+        ServerBuilder::farkeep().directive("unixsocket", path.to_str().expect("a plain path")).start();
+    let cli = |args: &[&str]| {
+        let output = Command::new(binary::redis_cli()).arg("-s").arg(&path).args(args).output();
+        String::from_utf8_lossy(&output.expect("redis-cli can be started").stdout).trim().to_owned()
+    };
+    assert_eq!(cli(&["SET", "k", "over the socket"]), "OK");
+    assert_eq!(server.client().words("GET k").text().as_deref(), Some("over the socket"));
+    assert_eq!(cli(&["GET", "k"]), "over the socket");
+}
+
+#[test]
+fn a_renamed_command_answers_to_its_new_name_only() {
+    let server = ServerBuilder::farkeep().args("--rename-command FLUSHALL wipe").start();
+    let mut client = server.client();
+    client.expect_ok("SET k v");
+    assert!(is_error(&client.words("FLUSHALL"), "ERR unknown command"));
+    client.expect_ok("WIPE");
+    assert_eq!(client.words("DBSIZE"), Value::Int(0));
+}
+
+#[test]
+fn one_client_too_many_is_told_so_and_gets_in_once_another_leaves() {
+    let server = ServerBuilder::farkeep().args("--maxclients 20").start();
+    let mut clients = Vec::new();
+    let refusal = loop {
+        let mut client = server.client();
+        match client.try_command(&["PING"]) {
+            Ok(Value::Simple(_)) => clients.push(client),
+            Ok(other) => break other,
+            Err(error) => panic!("neither served nor told why: {error}"),
+        }
+    };
+    assert!(is_error(&refusal, "ERR max number of clients reached"), "{refusal:?}");
+    assert_eq!(clients.len(), 20);
+    clients.pop();
+    wait::until("a place to be free", || {
+        Client::connect(server.port())
+            .and_then(|mut client| client.try_command(&["PING"]))
+            .is_ok_and(|reply| matches!(reply, Value::Simple(_)))
+    });
+}
+
+#[test]
+fn clients_list_and_kill_each_other_across_threads() {
+    let server = ServerBuilder::farkeep().args("--io-threads 2").start();
+    let mut killer = server.client();
+    let mut victims: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    for (at, victim) in victims.iter_mut().enumerate() {
+        victim.expect_ok(&format!("CLIENT SETNAME victim{at}"));
+    }
+    let list = killer.words("CLIENT LIST").text().expect("a text");
+    for (at, victim) in victims.iter_mut().enumerate() {
+        let id = victim.words("CLIENT ID").int().expect("a number");
+        let line =
+            list.lines().find(|line| line.contains(&format!("name=victim{at} "))).expect("it is listed");
+        assert!(line.starts_with(&format!("id={id} ")), "{line}");
+        assert_eq!(killer.words(&format!("CLIENT KILL ID {id}")), Value::Int(1));
+        assert!(victim.try_command(&["PING"]).is_err(), "its connection is closed");
+        assert_eq!(killer.words(&format!("CLIENT KILL ID {id}")), Value::Int(0));
+    }
+    wait::until("the list to be short", || {
+        killer.words("CLIENT LIST").text().is_some_and(|list| list.lines().count() == 1)
+    });
+}
+
+/// Also the writes that are held back: their replies come when they have been executed, and are committed.
+#[test]
+fn a_paused_server_executes_and_answers_after_the_pause() {
+    for followers in [0, 1] {
+        let (leader, _follower) = if followers == 1 {
+            let Pair { leader, follower } = Pair::start().expect_link_trouble();
+            (leader, Some(follower))
+        } else {
+            (ServerBuilder::farkeep().args("--io-threads 2").start(), None::<Server>)
+        };
+        let mut boss = leader.client();
+        let mut reader = leader.client();
+        let mut writers: Vec<Client> = (0..3).map(|_| leader.client()).collect();
+        boss.expect_ok("SET k before");
+        boss.expect_ok("CLIENT PAUSE 60000 WRITE");
+        for writer in &mut writers {
+            writer.send(&["SET", "k", "after"]).expect("it can be sent");
+        }
+        // One has more to say than what it waits with.
+        writers[0].send(&["INCR", "n"]).expect("it can be sent");
+        wait::until("the writers to wait", || leader.info("clients", "blocked_clients") == "3");
+        assert_eq!(reader.words("GET k").text().as_deref(), Some("before"));
+        boss.expect_ok("CLIENT UNPAUSE");
+        for writer in &mut writers {
+            assert!(writer.reply().expect("a reply").is_ok());
+        }
+        assert_eq!(writers[0].reply().expect("a reply"), Value::Int(1));
+        assert_eq!(reader.words("GET k").text().as_deref(), Some("after"));
+        // A pause for everything ends by itself.
+        boss.expect_ok("CLIENT PAUSE 200");
+        assert_eq!(reader.words("GET k").text().as_deref(), Some("after"));
+    }
+}
