@@ -78,7 +78,9 @@ impl CommandError {
     /// Redis's answer to a subcommand it does not have: `command` in upper case, `sub` as the client wrote
     /// it.
     pub fn unknown_subcommand(command: &str, sub: &[u8]) -> Self {
-        let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]).into_owned();
+        // Redis prints it as a C string, which a NUL ends.
+        let end = sub.iter().position(|&byte| byte == 0).unwrap_or(sub.len());
+        let sub = String::from_utf8_lossy(&sub[..end.min(128)]).into_owned();
         Self::owned(format!("ERR unknown subcommand '{sub}'. Try {command} HELP."))
     }
 }

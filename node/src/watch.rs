@@ -64,8 +64,15 @@ impl Watches {
     pub fn notice(&mut self, signal: &Signal, exists: impl Fn(usize, &[u8]) -> bool) {
         match signal {
             Signal::Key { db, key, .. } => {
-                if let Some(watchers) = self.by_key.get(&(*db, key.clone())) {
-                    watchers.iter().for_each(break_watch);
+                let gone = !exists(*db, key);
+                for watcher in self.by_key.get_mut(&(*db, key.clone())).into_iter().flatten() {
+                    // The removal of a key that had expired before it was watched changes nothing for the watcher.
+                    if watcher.was_expired && gone {
+                        watcher.was_expired = false;
+                        watcher.existed = false;
+                    } else {
+                        break_watch(watcher);
+                    }
                 }
             }
             // A database that is emptied or swapped concerns those whose key was there, or is there now.

@@ -266,6 +266,11 @@ pub fn lookup(name: &[u8]) -> Option<&'static Entry> {
 pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     stats::add_locked(&call.node.stats.commands, 1);
     let Some(entry) = lookup(argv[0]) else {
+        if is_http(argv[0]) {
+            let client = &call.session.client.peer;
+            tracing::warn!(%client, "a client speaks HTTP; this may be an attack by way of a browser, closing");
+            return Flow::Close;
+        }
         refuse_in_multi(call);
         call.node.stats.count_error("ERR");
         call.reply().error_bytes(&unknown_command(argv));
@@ -304,6 +309,11 @@ fn check(call: &mut Call<'_>, entry: &Entry, argv: &[&[u8]]) -> Result<(), Strin
 fn not_here(container: &Command, argv: &[&[u8]]) -> CommandError {
     let word = argv.get(1).copied().unwrap_or_default();
     CommandError::unknown_subcommand(&container.name.to_ascii_uppercase(), word)
+}
+
+/// Words that begin lines of HTTP requests: a browser that was made to talk to this port.
+fn is_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
 }
 
 fn refuse_in_multi(call: &mut Call<'_>) {
@@ -409,6 +419,9 @@ fn run_write(call: &mut Call<'_>, handler: WriteHandler, argv: &[&[u8]]) -> Resu
         return Err(error);
     }
     if txn.is_empty() {
+        // Nothing differs from before, but a watched key counts as touched.
+        drop(txn);
+        call.engine.deliver_signals();
         return Ok(Flow::Continue);
     }
     match txn.commit(appender) {
@@ -530,6 +543,8 @@ fn run_exec_data(call: &mut Call<'_>, queued: &[Queued], writes: bool) -> Result
     }
     let dependency = if track { txn.take_dependency() } else { Lsn::ZERO };
     if txn.is_empty() {
+        drop(txn);
+        call.engine.deliver_signals();
         *call.hold = (*call.hold).max(dependency);
         return Ok(Flow::Continue);
     }
