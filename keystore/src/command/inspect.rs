@@ -128,9 +128,7 @@ pub fn memory_usage(ctx: &mut ReadCtx<'_>, args: &[&[u8]], out: &mut Encoder<'_>
             _ => return Err(CommandError::Syntax),
         }
     }
-    // As Redis does, whatever the key's expiry: what is not removed yet takes memory.
-    let ctx = &ReadCtx { view: ctx.view, ks: ctx.ks, db: ctx.db, now_ms: 0 };
-    match ctx.peek(args[2]) {
+    match ctx.find(args[2]) {
         Some(entry) => out.int(bytes_of(entry, ctx, samples as u64) as i64),
         None => out.null(),
     }

@@ -120,30 +120,26 @@ pub fn hello(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         }
         rest = tail;
     }
-    let mut name = None;
-    let mut credentials = None;
+    // As in Redis, each option takes effect as it is read, also when a later one is wrong.
     while let Some(option) = rest.first() {
         if option.eq_ignore_ascii_case(b"AUTH") && rest.len() >= 3 {
-            credentials = Some((rest[1], rest[2]));
+            if !authenticate(call, rest[1], rest[2]) {
+                call.error(WRONGPASS);
+                return Flow::Continue;
+            }
             rest = &rest[3..];
         } else if option.eq_ignore_ascii_case(b"SETNAME") && rest.len() >= 2 {
             if !super::client::is_valid_name(rest[1]) {
                 call.error(super::client::BAD_NAME);
                 return Flow::Continue;
             }
-            name = Some(rest[1].to_vec());
+            call.session.client.names.lock().name = rest[1].to_vec();
             rest = &rest[2..];
         } else {
             let shown = String::from_utf8_lossy(option).into_owned();
             call.error(&format!("ERR Syntax error in HELLO option '{shown}'"));
             return Flow::Continue;
         }
-    }
-    if let Some((user, password)) = credentials
-        && !authenticate(call, user, password)
-    {
-        call.error(WRONGPASS);
-        return Flow::Continue;
     }
     if !call.session.authenticated {
         call.error(
@@ -152,9 +148,6 @@ pub fn hello(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
              version at the same time",
         );
         return Flow::Continue;
-    }
-    if let Some(name) = name {
-        call.session.client.names.lock().name = name;
     }
     if let Some(version) = version {
         call.session.resp3 = version == 3;

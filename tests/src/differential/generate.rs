@@ -88,7 +88,11 @@ impl Source {
                 break group;
             }
         };
-        let template = group.templates[self.rng.random_range(0..group.templates.len())];
+        let mut template = group.templates[self.rng.random_range(0..group.templates.len())];
+        if flavour == Flavour::Expiry && template.starts_with("MEMORY USAGE") {
+            // What Redis says of an expired key depends on whether somebody has looked at it since.
+            template = "TTL <key>";
+        }
         let mut args = self.fill(template);
         self.damage(&mut args);
         if self.rng.random_ratio(1, 10) {
