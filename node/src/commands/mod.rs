@@ -268,7 +268,7 @@ pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     let Some(entry) = lookup(argv[0]) else {
         if is_http(argv[0]) {
             let client = &call.session.client.peer;
-            tracing::warn!(%client, "a client speaks HTTP; this may be an attack by way of a browser, closing");
+            tracing::info!(%client, "a client speaks HTTP; this may be an attack by way of a browser, closing");
             return Flow::Close;
         }
         refuse_in_multi(call);
