@@ -12,6 +12,8 @@
 pub mod connection;
 pub mod output;
 pub mod poll;
+mod sockets;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -321,45 +323,6 @@ impl Worker {
         group
     }
 
-    fn connection_ready(&mut self, at: usize, event: Ready) {
-        let Some(connection) = self.connections.get_mut(at) else { return };
-        if event.writable {
-            mark(&mut self.flushable, at);
-        }
-        if !event.readable || connection.dead {
-            return;
-        }
-        if connection.unparsed() > 0 && connection.blocked.is_some() {
-            // Backpressure: a connection that waits does not get to fill our memory, but its end is noticed.
-            let limit = self.config.client_query_buffer_limit;
-            if connection.unparsed() >= limit.min(1024 * 1024) {
-                return;
-            }
-        }
-        self.tally.reads += 1;
-        let before = connection.input.len();
-        match connection.read() {
-            ReadOutcome::Data => {
-                let count = connection.input.len().saturating_sub(before) as u64;
-                self.tally.input_bytes += count;
-                self.runnable.push(at);
-            }
-            ReadOutcome::Empty => {}
-            ReadOutcome::Closed if connection.output.pending() > 0 && !connection.half_closed => {
-                // The peer has said all it wanted to, but may still listen for the replies that are held.
-                connection.half_closed = true;
-                connection.close_after_flush = true;
-                let interest = Interest { readable: false, writable: connection.watches_writable };
-                connection.dead = self.poll.modify(&connection.stream, at as u64, interest).is_err();
-                mark(&mut self.flushable, at);
-            }
-            ReadOutcome::Closed => {
-                connection.dead = true;
-                mark(&mut self.flushable, at);
-            }
-        }
-    }
-
     fn execute(&mut self, engine: &mut Engine, at: usize) {
         let Some(connection) = self.connections.get_mut(at) else { return };
         let mut connection = &mut **connection;
@@ -450,18 +413,6 @@ impl Worker {
         self.note_held(at, was_held);
     }
 
-    /// Enters a connection's last reply into the queue of held ones if it is held for longer than `was_held` said before.
-    fn note_held(&mut self, at: usize, was_held: Option<Lsn>) {
-        let Some(connection) = self.connections.get_mut(at) else { return };
-        if let Some(until) = connection.output.held_until()
-            && was_held != Some(until)
-        {
-            self.tally.held += 1;
-            let deadline_ms = self.now.ms + self.config.commit_timeout_ms;
-            self.held.push_back((until, at, connection.session.client.id, deadline_ms));
-        }
-    }
-
     /// What follows from a command's outcome. Returns whether the connection still speaks RESP.
     fn after_command(&mut self, engine: &mut Engine, at: usize, start: usize, hold: Lsn, flow: Flow) -> bool {
         let Some(connection) = self.connections.get_mut(at) else { return false };
@@ -507,204 +458,6 @@ impl Worker {
         };
         rustix::net::send(&stream, &leftover, rustix::net::SendFlags::NOSIGNAL)?;
         crate::replication::attach_window(engine, session, stream, self.index, self.now)
-    }
-
-    fn resume_blocked(&mut self, engine: &mut Engine) {
-        if self.blocked.is_empty() {
-            return;
-        }
-        let blocked = std::mem::take(&mut self.blocked);
-        let mut again = false;
-        for at in blocked {
-            let Some(connection) = self.connections.get_mut(at) else { continue };
-            let Some(reason) = connection.blocked.take() else { continue };
-            let resumed = match &reason {
-                Blocked::Retry { argv, obstacle } => self.retry(engine, at, argv, *obstacle),
-                Blocked::Wait(wait) => {
-                    let reached = engine.wait_counts(wait.lsn);
-                    let late = wait.deadline_ms.is_some_and(|deadline| self.now.ms >= deadline);
-                    let enough = replication::is_reached(wait, reached);
-                    if enough || late || connection.session.client.unblocked.swap(false, Ordering::Relaxed) {
-                        replication::reply_wait(wait, reached, connection.output.buffer());
-                        true
-                    } else {
-                        false
-                    }
-                }
-            };
-            let Some(connection) = self.connections.get_mut(at) else { continue };
-            if resumed {
-                connection.session.client.blocked.store(false, Ordering::Relaxed);
-                mark(&mut self.flushable, at);
-                self.execute(engine, at);
-                again = true;
-            } else {
-                connection.blocked = Some(reason);
-                self.blocked.push(at);
-            }
-        }
-        if again {
-            engine.end_turn(&self.node, self.now);
-            self.committed = engine.committed();
-        }
-    }
-
-    /// Tries a command again that could not be executed. Returns whether it is done with.
-    fn retry(&mut self, engine: &mut Engine, at: usize, argv: &[Vec<u8>], obstacle: Obstacle) -> bool {
-        let Some(connection) = self.connections.get_mut(at) else { return true };
-        let config = self.node.config();
-        connection.output.begin_turn();
-        let was_held = connection.output.held_until();
-        let start = connection.output.position();
-        let mut hold = Lsn::ZERO;
-        let borrowed: Vec<&[u8]> = argv.iter().map(Vec::as_slice).collect();
-        let mut call = Call {
-            node: &self.node,
-            config: &config,
-            engine,
-            session: &mut connection.session,
-            out: connection.output.buffer(),
-            now: self.now,
-            hold: &mut hold,
-        };
-        let flow = match commands::dispatch(&mut call, &borrowed) {
-            Flow::Stall(_) => match obstacle {
-                Obstacle::LogFull { deadline_ms } if self.now.ms >= deadline_ms => {
-                    commands::give_up_log_wait(&mut call);
-                    // This reply tells nothing of what the command read before it found no room.
-                    *call.hold = Lsn::ZERO;
-                    Flow::Continue
-                }
-                _ => return false,
-            },
-            flow => flow,
-        };
-        self.after_command(engine, at, start, hold, flow);
-        self.note_held(at, was_held);
-        true
-    }
-
-    fn release_held(&mut self) {
-        while let Some(&(until, at, id, _)) = self.held.front() {
-            if until > self.committed {
-                break;
-            }
-            self.held.pop_front();
-            if let Some(connection) = self.connections.get_mut(at)
-                && connection.session.client.id == id
-            {
-                connection.output.release(self.committed);
-                mark(&mut self.flushable, at);
-            }
-        }
-    }
-
-    /// Ends every held reply whose deadline passed, or all of them, with an error that claims nothing.
-    fn fail_held(&mut self, all: bool, error: &str) {
-        while let Some(&(_, at, id, deadline_ms)) = self.held.front() {
-            if !all && self.now.ms < deadline_ms {
-                break;
-            }
-            self.held.pop_front();
-            stats::add(&self.node.stats.held_failed, 1);
-            if let Some(connection) = self.connections.get_mut(at)
-                && connection.session.client.id == id
-            {
-                connection.output.fail_held(error.as_bytes());
-                connection.close_after_flush = true;
-                mark(&mut self.flushable, at);
-            }
-        }
-    }
-
-    /// Ends every WAIT and WAITAOF, as Redis does: what they wait for cannot happen here any more.
-    fn unblock_waits(&mut self) {
-        for at in std::mem::take(&mut self.blocked) {
-            let Some(connection) = self.connections.get_mut(at) else { continue };
-            if !matches!(connection.blocked, Some(Blocked::Wait(_))) {
-                self.blocked.push(at);
-                continue;
-            }
-            connection.blocked = None;
-            connection.session.client.blocked.store(false, Ordering::Relaxed);
-            // Where a held reply has just failed, that was the last word.
-            if !connection.close_after_flush {
-                connection.output.buffer().extend_from_slice(UNBLOCKED.as_bytes());
-                connection.close_after_flush = true;
-            }
-            mark(&mut self.flushable, at);
-        }
-    }
-
-    fn flush(&mut self) {
-        let mut flushable = std::mem::take(&mut self.flushable);
-        for &at in &flushable {
-            let Some(connection) = self.connections.get_mut(at) else { continue };
-            let before = connection.output.pending();
-            let result = if before == 0 { Ok(true) } else { connection.write() };
-            let written = (before - connection.output.pending()) as u64;
-            if written > 0 {
-                self.tally.writes += 1;
-                self.tally.output_bytes += written;
-            }
-            let killed = connection.session.client.killed.load(Ordering::Relaxed);
-            let done = match result {
-                Err(_) => true,
-                Ok(_) if connection.dead || killed => true,
-                Ok(all_sent) => {
-                    if all_sent == connection.watches_writable {
-                        connection.watches_writable = !all_sent;
-                        let interest = Interest { readable: !connection.half_closed, writable: !all_sent };
-                        if self.poll.modify(&connection.stream, at as u64, interest).is_err() {
-                            connection.dead = true;
-                        }
-                    }
-                    connection.close_after_flush && connection.output.pending() == 0
-                }
-            };
-            if done {
-                self.close(at);
-            } else if self.over_output_limit(at) {
-                tracing::warn!(connection = at, "client closed for overcoming of output buffer limits");
-                self.close(at);
-            } else if let Some(connection) = self.connections.get(at)
-                && connection.unparsed() > 0
-                && connection.blocked.is_none()
-                && connection.output.pending() == 0
-                && connection.output.sendable().is_empty()
-                && !connection.decode.is_mid_command()
-            {
-                // The burst limit stopped it with commands left: go on in the next turn.
-                self.runnable.push(at);
-            }
-        }
-        flushable.clear();
-        self.flushable = flushable;
-        if !self.runnable.is_empty() {
-            self.node.workers[self.index].waker.wake();
-        }
-    }
-
-    fn over_output_limit(&self, at: usize) -> bool {
-        let Some(connection) = self.connections.get(at) else { return false };
-        let class = match connection.session.client.kind() {
-            ClientKind::Normal => ClientClass::Normal,
-            ClientKind::Replica => ClientClass::Replica,
-        };
-        let limit = self.config.output_buffer_hard_limit(class);
-        limit > 0 && connection.output.pending() > limit
-    }
-
-    fn close(&mut self, at: usize) {
-        let connection = self.connections.remove(at);
-        // Closing the descriptor takes it out of the poller.
-        self.node.clients.remove(connection.session.client.id);
-        if connection.session.client.watching.load(Ordering::Relaxed) {
-            self.node.engine.lock().unwatch(&connection.session.client);
-        }
-        if let Protocol::Control(peer) = &connection.protocol {
-            peer.closed(&mut self.node.engine.lock());
-        }
     }
 
     fn cron(&mut self) {
@@ -754,72 +507,6 @@ impl Worker {
             true
         });
         self.controls = controls;
-    }
-
-    fn accept(&mut self, listener: usize) -> io::Result<()> {
-        for _ in 0..ACCEPT_BURST {
-            let accepted = match &self.listeners[listener] {
-                Listener::Tcp(socket) => socket.accept().map(|(stream, peer)| {
-                    let local = stream.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
-                    (Stream::Tcp(stream), peer.to_string(), local)
-                }),
-                Listener::Unix(socket) => socket.accept().map(|(stream, _)| {
-                    let path = self.node.config().unixsocket.clone().unwrap_or_default();
-                    (Stream::Unix(stream), format!("{path}:0"), format!("{path}:0"))
-                }),
-            };
-            let (stream, peer, local) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
-                    return Ok(());
-                }
-            };
-            let target = self.next_worker % self.node.workers.len();
-            self.next_worker += 1;
-            if target == self.index {
-                self.adopt(stream, peer, local)?;
-            } else {
-                self.node.workers[target].send(Message::Accepted { stream, peer, local });
-            }
-        }
-        Ok(())
-    }
-
-    fn adopt(&mut self, stream: Stream, peer: String, local: String) -> io::Result<()> {
-        stats::add(&self.node.stats.connections, 1);
-        let config = self.node.config();
-        let refusal = if self.node.clients.len() >= config.maxclients {
-            stats::add(&self.node.stats.rejected_connections, 1);
-            Some("-ERR max number of clients reached\r\n")
-        } else {
-            config.protected_mode_refusal(&peer)
-        };
-        match &stream {
-            Stream::Tcp(socket) => {
-                socket.set_nonblocking(true)?;
-                socket.set_nodelay(true)?;
-                if config.tcp_keepalive_s > 0 {
-                    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
-                    let idle = std::time::Duration::from_secs(config.tcp_keepalive_s);
-                    rustix::net::sockopt::set_tcp_keepidle(socket, idle)?;
-                }
-            }
-            Stream::Unix(socket) => socket.set_nonblocking(true)?,
-        }
-        if let Some(text) = refusal {
-            // The client may be gone already; there is nobody else to tell.
-            let _ = rustix::net::send(&stream, text.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
-            return Ok(());
-        }
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd());
-        let client = self.node.clients.add(peer, local, fd, self.index, self.now.unix_ms);
-        let session = Session::new(client, config.requirepass.is_none());
-        let entry = self.connections.vacant_entry();
-        self.poll.add(&stream, entry.key() as u64, Interest::READ)?;
-        entry.insert(Box::new(Connection::new(stream, session)));
-        Ok(())
     }
 
     fn take_messages(&mut self) -> io::Result<()> {
