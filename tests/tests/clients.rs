@@ -88,7 +88,7 @@ fn redis_cli_inspects_a_keyspace() {
     let memory = cli(&server, &["--memkeys"]);
     assert!(memory.contains("Biggest string found"), "{memory}");
     let stat = Command::new("timeout")
-        .args(["2", "redis-cli", "-p", &server.port().to_string(), "--stat", "-i", "0.3"])
+        .args(["2", "stdbuf", "-oL", "redis-cli", "-p", &server.port().to_string(), "--stat", "-i", "0.3"])
         .output()
         .expect("redis-cli --stat");
     let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
