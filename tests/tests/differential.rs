@@ -25,7 +25,8 @@ fn oracle() -> Server {
 #[track_caller]
 fn farkeep_answers_as_redis_does(flavour: Flavour) {
     let oracle = oracle();
-    let subject = ServerBuilder::farkeep().args("--enable-debug-command local").start();
+    let subject =
+        ServerBuilder::farkeep().args("--enable-debug-command local").expect_log("speaks HTTP").start();
     let mut bench = Bench::new(oracle.port(), subject.port()).expect("both servers can be reached");
     let seeds = seed::seeds(number("FARKEEP_DIFF_STREAMS", STREAMS));
     let len = usize::try_from(number("FARKEEP_DIFF_LEN", 0)).expect("a length");

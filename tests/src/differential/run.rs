@@ -151,6 +151,9 @@ impl Bench {
             });
         }
         for (index, step) in steps.iter().enumerate() {
+            // A connection that ended in an earlier step begins anew.
+            let oracle = &self.oracle;
+            self.sessions.retain(|connection, _| oracle.connections.contains_key(connection));
             if let Some((oracle, subject)) = self.step(step) {
                 return Some(Mismatch { index, oracle, subject });
             }

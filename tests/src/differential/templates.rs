@@ -156,7 +156,7 @@ const EXPIRY: &[&str] = &[
     "PEXPIRE <key> <milliseconds> [(NX|XX|GT|LT)]",
     "EXPIREAT <key> <unixtime> [(NX|XX|GT|LT)]",
     "PEXPIREAT <key> <unixtime-ms> [(NX|XX|GT|LT)]",
-    "EXPIRE <key> 100 {(NX|XX|GT|LT|FOO)}",
+    "EXPIRE <key> <seconds> {(NX|XX|GT|LT|FOO)}",
     "TTL <key>",
     "PTTL <key>",
     "EXPIRETIME <key>",
