@@ -35,7 +35,7 @@ pub fn sim(args: &[String]) -> Outcome {
         "farkeep-tests",
         "--profile",
         "ci",
-        "--no-tests=warn",
+        "--no-tests=fail",
         "-E",
         "binary(simulation)",
     ])
