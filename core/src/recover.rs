@@ -394,7 +394,7 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     log.set_gate(0);
     if state.image_len > 0 {
         // Before anything is stored: a damaged or swapped image stays as it is.
-        Heap::check(&View::of_image(pool.image().shared_memory(), state.image_len))?;
+        Heap::check_identity(&View::of_image(pool.image().shared_memory(), state.image_len))?;
     }
     let mut found = survey(log);
     if let Stop::Malformed(source) = found.stop {

@@ -244,3 +244,28 @@ fn a_pool_of_another_dataset_or_geometry_is_not_taken_over() {
     assert!(pool.adopt([9; 16], Geometry::new(4 * 4096, 4096).unwrap()).is_err());
     assert!(Arc::strong_count(pool.log()) == 1);
 }
+
+#[test]
+fn an_image_that_grew_after_the_checkpoint_is_opened_again() {
+    let double = CrashDouble::new().unwrap();
+    let options = PoolOptions { log_len: 64 << 20, segment_len: 1 << 20, ..options(Domain::Pmem) };
+    let pool = Pool::on_double(&double, &options).unwrap();
+    let mut leader = lead(&pool, 1);
+    let first = put(&mut leader, 1, 100);
+    leader.appender.persist();
+    leader.replayer.run(first).unwrap();
+    leader.replayer.checkpoint().unwrap();
+    let at_checkpoint = leader.replayer.image_len();
+    let grown = put(&mut leader, 2, 24 << 20);
+    leader.appender.set_committed_hint(grown);
+    put(&mut leader, 3, 0);
+    leader.appender.persist();
+    leader.replayer.run(grown).unwrap();
+    assert!(leader.replayer.image_len() > at_checkpoint && pool.log().state().image_len == at_checkpoint);
+    drop((leader, pool));
+
+    // The process died, the machine did not: the image is as the replayer left it.
+    let pool = Pool::on_double(&double, &options).unwrap();
+    let leader = lead(&pool, 2);
+    assert_eq!(leader.heap.view().root(0), Offset::new(3));
+}

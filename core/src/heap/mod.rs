@@ -76,12 +76,12 @@ impl Heap {
         Ok(Heap { view, source, scratch: Scratch::default(), used })
     }
 
-    /// Whether `view` shows an image that this program can work on.
+    /// Whether `view` shows an image that this program can work on; it may be later than the checkpoint.
     ///
     /// # Errors
     /// [`HeapError::Foreign`] when its superblock says otherwise.
-    pub fn check(view: &View) -> Result<(), HeapError> {
-        superblock::check(view)
+    pub fn check_identity(view: &View) -> Result<(), HeapError> {
+        superblock::check_identity(view)
     }
 
     /// Writes the superblock of an empty image: the first transaction of a dataset.

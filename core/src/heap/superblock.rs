@@ -88,8 +88,9 @@ pub(super) const fn bin_at(bin: usize) -> Offset {
 pub(super) const IDENTITY: [(Offset, u64); 3] =
     [(MAGIC_AT, MAGIC), (VERSION_AT, VERSION as u64), (PAGE_LEN_AT, PAGE_LEN)];
 
-/// Whether the image is one this program can work on.
-pub(super) fn check(view: &View) -> Result<(), HeapError> {
+/// Whether the image is one this program can work on, at a moment when it may be ahead of what is known of it: a crash
+/// leaves it with records that are later than the checkpoint, growth among them.
+pub(super) fn check_identity(view: &View) -> Result<(), HeapError> {
     let foreign = |what, found, expected| Err(HeapError::Foreign { what, found, expected });
     if view.image_len() < PAGE_LEN {
         return foreign("image length", view.image_len(), PAGE_LEN);
@@ -106,9 +107,16 @@ pub(super) fn check(view: &View) -> Result<(), HeapError> {
     if u64::from(page_len) != PAGE_LEN {
         return foreign("page length", page_len.into(), PAGE_LEN);
     }
+    Ok(())
+}
+
+/// Whether the image is one this program can work on, and as long as it says.
+pub(super) fn check(view: &View) -> Result<(), HeapError> {
+    check_identity(view)?;
     let image_len = view.peek::<u64>(IMAGE_LEN_AT);
     if image_len != view.image_len() {
-        return foreign("image length", image_len, view.image_len());
+        let (what, found, expected) = ("image length", image_len, view.image_len());
+        return Err(HeapError::Foreign { what, found, expected });
     }
     Ok(())
 }
