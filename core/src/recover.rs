@@ -25,7 +25,7 @@ use std::sync::Arc;
 use farkeep_proto::redo::{HEADER_LEN, MIN_ROOM, Malformed, RECORD_ALIGN, Range, RawHeader, validate};
 use zerocopy::FromBytes;
 
-use crate::heap::{CommitError, Heap, HeapError, Offset, View};
+use crate::heap::{CommitError, Heap, HeapError, ImageSource, Offset, View};
 use crate::log::scan::ends_transaction;
 use crate::log::{Appender, EpochHistory, LogMap, Position, Reign, Replid, Scanner, Stop, Tail};
 use crate::lsn::{Epoch, Lsn};
@@ -394,7 +394,10 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     log.set_gate(0);
     if state.image_len > 0 {
         // Before anything is stored: a damaged or swapped image stays as it is.
-        Heap::check_identity(&View::of_image(pool.image().shared_memory(), state.image_len))?;
+        let image = pool.image();
+        // A power cut may leave a file on a disk shorter than the image that it holds; replaying makes it longer again.
+        let longest = if image.persistence().by_instructions() { image.allocated() } else { image.max_len() };
+        Heap::check_identity(&View::of_image(image.shared_memory(), state.image_len), longest)?;
     }
     let mut found = survey(log);
     if let Stop::Malformed(source) = found.stop {

@@ -76,12 +76,13 @@ impl Heap {
         Ok(Heap { view, source, scratch: Scratch::default(), used })
     }
 
-    /// Whether `view` shows an image that this program can work on; it may be later than the checkpoint.
+    /// Whether `view` shows an image that this program can work on; it may be later than the checkpoint,
+    /// whose length the view has, and as long as `longest`.
     ///
     /// # Errors
     /// [`HeapError::Foreign`] when its superblock says otherwise.
-    pub fn check_identity(view: &View) -> Result<(), HeapError> {
-        superblock::check_identity(view)
+    pub fn check_identity(view: &View, longest: u64) -> Result<(), HeapError> {
+        superblock::check_identity(view, longest)
     }
 
     /// Writes the superblock of an empty image: the first transaction of a dataset.

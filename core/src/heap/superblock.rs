@@ -90,7 +90,8 @@ pub(super) const IDENTITY: [(Offset, u64); 3] =
 
 /// Whether the image is one this program can work on, at a moment when it may be ahead of what is known of it: a crash
 /// leaves it with records that are later than the checkpoint, growth among them.
-pub(super) fn check_identity(view: &View) -> Result<(), HeapError> {
+/// Its length lies between the checkpoint's, which is the view's, and `longest`.
+pub(super) fn check_identity(view: &View, longest: u64) -> Result<(), HeapError> {
     let foreign = |what, found, expected| Err(HeapError::Foreign { what, found, expected });
     if view.image_len() < PAGE_LEN {
         return foreign("image length", view.image_len(), PAGE_LEN);
@@ -107,12 +108,16 @@ pub(super) fn check_identity(view: &View) -> Result<(), HeapError> {
     if u64::from(page_len) != PAGE_LEN {
         return foreign("page length", page_len.into(), PAGE_LEN);
     }
+    let image_len = view.peek::<u64>(IMAGE_LEN_AT);
+    if image_len < view.image_len() || image_len > longest {
+        return foreign("image length", image_len, view.image_len());
+    }
     Ok(())
 }
 
 /// Whether the image is one this program can work on, and as long as it says.
 pub(super) fn check(view: &View) -> Result<(), HeapError> {
-    check_identity(view)?;
+    check_identity(view, u64::MAX)?;
     let image_len = view.peek::<u64>(IMAGE_LEN_AT);
     if image_len != view.image_len() {
         let (what, found, expected) = ("image length", image_len, view.image_len());
