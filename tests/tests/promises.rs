@@ -225,7 +225,7 @@ fn a_leader_that_may_degrade_goes_on_alone_and_says_so() {
     let (leader, mut followers) = group(1, "--sync-followers 1 --on-follower-loss degrade");
     let mut client = leader.client();
     client.expect_ok("SET k v");
-    assert_eq!(leader.info("farkeep", "farkeep_degraded"), "0");
+    wait::until("the follower to have caught up", || leader.info("farkeep", "farkeep_degraded") == "0");
     followers[0].kill();
     wait_in_reach(&leader, 0);
     client.expect_ok("SET k w");
