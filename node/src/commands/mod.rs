@@ -447,7 +447,8 @@ pub fn give_up_log_wait(call: &mut Call<'_>) {
     );
 }
 
-/// Runs the queued commands of a MULTI as one transaction.
+/// Runs the queued commands of a MULTI. Each run of data commands is one transaction; a command of the node between two
+/// of them cuts the MULTI, which breaks its atomicity when a later part does not fit the log or a crash comes between.
 pub(crate) fn run_exec(call: &mut Call<'_>, writes: bool) -> Flow {
     let Some(multi) = call.session.multi.take() else { return Flow::Continue };
     let start = call.out.len();
