@@ -1,7 +1,7 @@
 //! What CI runs, in the order in which a failure is cheapest to find.
 
 use crate::doors;
-use crate::phase::{Outcome, cargo, has_cargo_subcommand, phase, run, target_dir};
+use xtask::phase::{Outcome, cargo, has_cargo_subcommand, phase, run, target_dir};
 
 /// All phases; the first that fails ends the run.
 pub fn run_all() -> Outcome {

@@ -1,7 +1,7 @@
 //! The doors other than `ci`.
 
 use crate::ci::nextest;
-use crate::phase::{Outcome, cargo, command, has_cargo_subcommand, root, run, target_dir};
+use xtask::phase::{Outcome, cargo, command, has_cargo_subcommand, root, run, target_dir};
 
 /// How many fresh seeds `sim` runs when nobody says.
 const DEFAULT_SIM_SEEDS: u64 = 200;

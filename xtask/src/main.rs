@@ -6,9 +6,10 @@
 
 mod ci;
 mod doors;
-mod phase;
 
 use std::process::ExitCode;
+
+use xtask::guest;
 
 const USAGE: &str = "\
 cargo xtask <door> [arguments]
@@ -16,6 +17,7 @@ cargo xtask <door> [arguments]
   setup [demo|test|bench]       install the Debian packages and cargo tools that are missing
   ci                            everything CI runs, in CI's order
   sim [--seed N] [--count N]    the simulated cluster, with fresh seeds or a given one
+  guest COMMAND...              run a command where there is an RDMA device and persistent memory (guest --help)
   crash                         the crash double's sweeps and the kill -9 tests
   fuzz [TARGET] [--seconds N]   cargo-fuzz targets (needs nightly and cargo-fuzz)
   bench [arguments]             Farkeep beside redis-server
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
     let outcome = match door.as_str() {
         "setup" => doors::setup(&rest),
         "ci" => ci::run_all(),
+        "guest" => return guest::door(&rest),
+        "guest-agent" => return guest::agent_door(&rest),
         "sim" => doors::sim(&rest),
         "crash" => doors::crash(),
         "fuzz" => doors::fuzz(&rest),
