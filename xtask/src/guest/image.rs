@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "rdma-core",
     "rdmacm-utils",
     "util-linux",
+    "xz-utils",
 ];
 
 /// The package that depends on the current kernel's package.
@@ -58,10 +60,12 @@ const NOT_UNPACKED: &[&str] = &[
 ];
 
 /// Raised when the way of unpacking changes, so that older caches are not used.
-const RECIPE_REVISION: u32 = 1;
+const RECIPE_REVISION: u32 = 2;
 
 /// Overrides where the cache lies, so that several checkouts can share one.
 pub const CACHE_VARIABLE: &str = "FARKEEP_GUEST_CACHE";
+
+const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 
 const LIBRARY_DIRS: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 
@@ -112,8 +116,12 @@ impl Image {
         Ok(Image { root, kernel_release, qemu })
     }
 
-    /// The kernel QEMU starts.
+    /// The kernel QEMU starts, as it is after its decompression.
     pub fn kernel(&self) -> PathBuf {
+        self.root.join("boot/vmlinux")
+    }
+
+    fn compressed_kernel(&self) -> PathBuf {
         self.root.join("boot").join(format!("vmlinuz-{}", self.kernel_release))
     }
 
@@ -178,6 +186,7 @@ fn build(cache: &Path, home: &Path) -> Result<(), String> {
     }
     let image = Image::open(root.clone())?;
     depmod(&image)?;
+    uncompress_kernel(&image)?;
     fs::remove_dir_all(&apt.dir).map_err(made)?;
     fs::rename(&partial, home).map_err(|error| format!("cannot rename to {}: {error}", home.display()))
 }
@@ -322,6 +331,45 @@ fn depmod(image: &Image) -> Result<(), String> {
     }
 }
 
+/// A kernel that decompresses itself under emulation takes longer for that than for the rest of its start. QEMU can start
+/// the kernel proper, if it gets it as the ELF file that is within.
+fn uncompress_kernel(image: &Image) -> Result<(), String> {
+    let compressed = image.compressed_kernel();
+    let failed = |why: String| format!("cannot uncompress {}: {why}", compressed.display());
+    let bytes = fs::read(&compressed).map_err(|error| failed(error.to_string()))?;
+    let payload = kernel_payload(&bytes).ok_or_else(|| failed("no x86 kernel with a payload".into()))?;
+    if !payload.starts_with(XZ_MAGIC) {
+        return Err(failed("its payload is not xz".into()));
+    }
+    let xz = find_program(&image.root, "xz").ok_or("no xz among the packages")?;
+    let target = File::create(image.kernel()).map_err(|error| failed(error.to_string()))?;
+    let mut child = Command::new(xz)
+        // What follows the stream is its length.
+        .args(["-dc", "--single-stream"])
+        .envs(image.environment())
+        .stdin(Stdio::piped())
+        .stdout(target)
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    // xz stops reading at the stream's end; its exit code says whether all was well.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(payload));
+    match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        other => Err(failed(format!("xz: {other:?}"))),
+    }
+}
+
+/// The compressed ELF file in a bzImage, by its boot protocol's header (2.08 and later).
+fn kernel_payload(kernel: &[u8]) -> Option<&[u8]> {
+    let field = |at: usize| Some(u32::from_le_bytes(*kernel.get(at..)?.first_chunk()?) as usize);
+    if kernel.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let setup_sectors = usize::from(*kernel.get(0x1f1)?);
+    let start = (setup_sectors + 1) * 512 + field(0x248)?;
+    kernel.get(start..start + field(0x24c)?)
+}
+
 fn library_path(root: &Path) -> OsString {
     std::env::join_paths(LIBRARY_DIRS.map(|dir| root.join(dir))).unwrap_or_default()
 }
@@ -349,6 +397,19 @@ Inst ndctl (76.1-1 Debian:12.15/oldstable [amd64]) [kmod:amd64 ]
 Conf ndctl (76.1-1 Debian:12.15/oldstable [amd64])
 ";
         assert_eq!(lacking_in(simulation), ["libdaxctl1", "ndctl"]);
+    }
+
+    #[test]
+    fn a_kernels_payload_is_where_its_header_says() {
+        let mut kernel = vec![0; 0x1000];
+        kernel[0x1f1] = 3;
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        kernel[0x248] = 16;
+        kernel[0x24c] = 5;
+        kernel[4 * 512 + 16..][..6].copy_from_slice(b"hello!");
+        assert_eq!(kernel_payload(&kernel), Some(b"hello".as_slice()));
+        assert_eq!(kernel_payload(&kernel[..4 * 512 + 20]), None);
+        assert_eq!(kernel_payload(b"\x7fELF"), None);
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! The guest's initial RAM disk: a static busybox, the few modules it takes to reach the host's root over 9p, and two
-//! scripts. It is written for every boot, with that boot's settings in it; a few MiB are quicker written than kept fresh.
+//! The guest's initial RAM disk: a static busybox, the modules of the guest's devices, and two scripts. It is written for every boot, with that boot's settings in it; a few MiB are quicker written than kept fresh.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,8 +6,27 @@ use std::path::Path;
 
 use super::image::Image;
 
-/// Modules without which nothing of the host can be seen. All others are loaded from the host's file system.
-const EARLY_MODULES: &[&str] = &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
+/// What the guest's devices need. All of it is on the disk, for looking for a module through 9p takes longer than
+/// loading it. What a command needs beyond it, `modprobe` finds in the host's file system.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "overlay",
+    "virtio_net",
+    // Without it `rdma link add` fails with "No such file or directory".
+    "crc32_generic",
+    "rdma_rxe",
+    "rdma_ucm",
+    "ib_umad",
+    "crc32c_generic",
+    "ext4",
+    "nfit",
+    "nd_pmem",
+    "dax_pmem",
+    "device_dax",
+];
 
 const INIT: &str = include_str!("init.sh");
 const PREPARE: &str = include_str!("prepare.sh");
@@ -33,7 +51,7 @@ pub fn build(image: &Image, settings: &[(&str, String)]) -> Result<Vec<u8>, Stri
         b"#!/bin/busybox sh\nexec /bin/busybox chroot /new /sbin/modprobe \"$@\"\n",
     );
     let mut order = String::new();
-    for path in load_order(&depends, &builtin, EARLY_MODULES)? {
+    for path in load_order(&depends, &builtin, MODULES)? {
         let name = path.rsplit('/').next().unwrap_or(&path).to_owned();
         disk.program(&format!("modules/{name}"), &read(&modules.join(&path))?);
         order.push_str(&format!("/modules/{name}\n"));

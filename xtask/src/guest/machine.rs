@@ -39,6 +39,25 @@ const PROCESSORS: usize = 2;
 /// A guest that is not ready after this has failed. It takes seconds; a machine that is busy with other work takes more.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// What the kernel is told: where its console is, and to leave out what takes time under emulation.
+const KERNEL_WORDS: &[&str] = &[
+    "console=ttyS0",
+    "panic=-1",
+    "quiet",
+    "mitigations=off",
+    "random.trust_cpu=on",
+    "cryptomgr.notests",
+    "init_on_alloc=0",
+    "nokaslr",
+    "no5lvl",
+    "audit=0",
+    "apparmor=0",
+    // An emulated processor may be off the real one for longer than a watchdog likes.
+    "nowatchdog",
+    "tsc=reliable",
+    "rcupdate.rcu_expedited=1",
+];
+
 /// Names the `xtask` binary that becomes the agent, for owners that are not `xtask` themselves.
 pub const AGENT_VARIABLE: &str = "FARKEEP_XTASK";
 
@@ -225,7 +244,7 @@ impl Machine {
         add("-display", "none".into());
         add("-kernel", self.image.kernel().display().to_string());
         add("-initrd", self.file("initrd"));
-        add("-append", "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on".into());
+        add("-append", KERNEL_WORDS.join(" "));
         add("-serial", format!("file:{}", self.file("console.log")));
         for (tag, path) in [("host", Path::new("/")), ("image", &self.image.root)] {
             // A comma in a value is doubled.

@@ -1,11 +1,8 @@
-# Runs in the guest's root, behind the settings of this boot: loads the drivers, brings up the network, rxe and the
+# Runs in the guest's root, behind the settings of this boot: brings up the network, rxe and the
 # persistent memory, and becomes the agent. Idempotent towards the NVDIMMs, for a machine boots again on those it had.
 # Settings: address, host_name, agent, devdax_count.
 set -euo pipefail
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
-
-# crc32_generic: without it `rdma link add` fails with "No such file or directory".
-modprobe -a virtio_net crc32_generic rdma_rxe rdma_ucm ib_umad ext4 crc32c_generic nfit nd_pmem dax_pmem device_dax
 
 echo "$host_name" >/proc/sys/kernel/hostname
 ip link set lo up
