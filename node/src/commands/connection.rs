@@ -6,6 +6,7 @@ use farkeep_proto::number::parse_i64;
 use subtle::ConstantTimeEq;
 
 use super::{Call, Flow};
+use crate::config::Config;
 use crate::worker::connection::ReplyMode;
 
 /// PING [message]
@@ -32,21 +33,27 @@ pub fn quit(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
 
 /// SELECT index
 pub fn select(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
-    match parse_i64(argv[1]) {
-        None => call.error("ERR value is not an integer or out of range"),
-        Some(db) if i32::try_from(db).is_err() => {
-            call.error("ERR value is out of range, value must between -2147483648 and 2147483647");
-        }
-        Some(db) if db < 0 || db >= call.config.databases as i64 => {
-            call.error("ERR DB index is out of range")
-        }
-        Some(db) => {
-            call.session.db = db as usize;
+    match selected(argv, call.config.databases) {
+        Ok(db) => {
+            call.session.db = db;
             call.session.client.db.store(db as u32, Ordering::Relaxed);
             call.reply().simple("OK");
         }
+        Err(refusal) => call.error(refusal),
     }
     Flow::Continue
+}
+
+/// The database that a SELECT chooses, of so many.
+///
+/// # Errors
+/// The reply, if it chooses none.
+pub fn selected(argv: &[&[u8]], databases: usize) -> Result<usize, &'static str> {
+    let db = parse_i64(argv[1]).ok_or("ERR value is not an integer or out of range")?;
+    if i32::try_from(db).is_err() {
+        return Err("ERR value is out of range, value must between -2147483648 and 2147483647");
+    }
+    usize::try_from(db).ok().filter(|&db| db < databases).ok_or("ERR DB index is out of range")
 }
 
 /// RESET
@@ -94,64 +101,90 @@ pub fn auth(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 fn authenticate(call: &mut Call<'_>, user: &[u8], password: &[u8]) -> bool {
-    let right = user == b"default"
-        && call.config.requirepass.as_ref().is_none_or(|wanted| wanted.as_bytes().ct_eq(password).into());
-    if right {
-        call.session.authenticated = true;
-    }
+    let right = is_right(call.config, user, password);
+    call.session.authenticated |= right;
     right
+}
+
+fn is_right(config: &Config, user: &[u8], password: &[u8]) -> bool {
+    user == b"default"
+        && config.requirepass.as_ref().is_none_or(|wanted| wanted.as_bytes().ct_eq(password).into())
+}
+
+/// What a HELLO asks for, up to its first mistake: as in Redis, each option takes effect as it is read, also when a later
+/// one is wrong.
+struct Greeting<'a> {
+    resp3: Option<bool>,
+    name: Option<&'a [u8]>,
+    authenticated: bool,
+    mistake: Option<String>,
+}
+
+impl<'a> Greeting<'a> {
+    fn read(argv: &[&'a [u8]], config: &Config, authenticated: bool) -> Self {
+        let mut greeting = Greeting { resp3: None, name: None, authenticated, mistake: None };
+        greeting.mistake = greeting.read_options(&argv[1..], config).err();
+        greeting
+    }
+
+    fn read_options(&mut self, words: &[&'a [u8]], config: &Config) -> Result<(), String> {
+        let Some((version, mut rest)) = words.split_first() else { return self.may_speak() };
+        self.resp3 = match parse_i64(version) {
+            None => return Err("ERR Protocol version is not an integer or out of range".to_owned()),
+            Some(wanted @ (2 | 3)) => Some(wanted == 3),
+            Some(_) => return Err("NOPROTO unsupported protocol version".to_owned()),
+        };
+        while let Some(option) = rest.first() {
+            if option.eq_ignore_ascii_case(b"AUTH") && rest.len() >= 3 {
+                if !is_right(config, rest[1], rest[2]) {
+                    return Err(WRONGPASS.to_owned());
+                }
+                self.authenticated = true;
+                rest = &rest[3..];
+            } else if option.eq_ignore_ascii_case(b"SETNAME") && rest.len() >= 2 {
+                if !super::client::is_valid_name(rest[1]) {
+                    return Err(super::client::BAD_NAME.to_owned());
+                }
+                self.name = Some(rest[1]);
+                rest = &rest[2..];
+            } else {
+                return Err(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                ));
+            }
+        }
+        self.may_speak()
+    }
+
+    fn may_speak(&self) -> Result<(), String> {
+        if self.authenticated { Ok(()) } else { Err(NOAUTH_HELLO.to_owned()) }
+    }
+}
+
+const NOAUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
+     <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+/// The protocol in which replies after a HELLO are encoded: whether it is RESP3; `None` when it changes nothing.
+pub fn negotiated(argv: &[&[u8]], config: &Config, authenticated: bool) -> Option<bool> {
+    let greeting = Greeting::read(argv, config, authenticated);
+    greeting.resp3.filter(|_| greeting.mistake.is_none())
 }
 
 /// HELLO [protover [AUTH username password] [SETNAME clientname]]
 pub fn hello(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
-    let mut version = None;
-    let mut rest = &argv[1..];
-    if let Some((first, tail)) = rest.split_first() {
-        match parse_i64(first) {
-            None => {
-                call.error("ERR Protocol version is not an integer or out of range");
-                return Flow::Continue;
-            }
-            Some(wanted @ (2 | 3)) => version = Some(wanted),
-            Some(_) => {
-                call.error("NOPROTO unsupported protocol version");
-                return Flow::Continue;
-            }
-        }
-        rest = tail;
+    let greeting = Greeting::read(argv, call.config, call.session.authenticated);
+    call.session.authenticated = greeting.authenticated;
+    if let Some(name) = greeting.name {
+        call.session.client.names.lock().name = name.to_vec();
     }
-    // As in Redis, each option takes effect as it is read, also when a later one is wrong.
-    while let Some(option) = rest.first() {
-        if option.eq_ignore_ascii_case(b"AUTH") && rest.len() >= 3 {
-            if !authenticate(call, rest[1], rest[2]) {
-                call.error(WRONGPASS);
-                return Flow::Continue;
-            }
-            rest = &rest[3..];
-        } else if option.eq_ignore_ascii_case(b"SETNAME") && rest.len() >= 2 {
-            if !super::client::is_valid_name(rest[1]) {
-                call.error(super::client::BAD_NAME);
-                return Flow::Continue;
-            }
-            call.session.client.names.lock().name = rest[1].to_vec();
-            rest = &rest[2..];
-        } else {
-            let shown = String::from_utf8_lossy(option).into_owned();
-            call.error(&format!("ERR Syntax error in HELLO option '{shown}'"));
-            return Flow::Continue;
-        }
-    }
-    if !call.session.authenticated {
-        call.error(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> \
-             AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
-             version at the same time",
-        );
+    if let Some(mistake) = greeting.mistake {
+        call.error(&mistake);
         return Flow::Continue;
     }
-    if let Some(version) = version {
-        call.session.resp3 = version == 3;
-        call.session.client.resp.store(version as u32, Ordering::Relaxed);
+    if let Some(resp3) = greeting.resp3 {
+        call.session.resp3 = resp3;
+        call.session.client.resp.store(if resp3 { 3 } else { 2 }, Ordering::Relaxed);
     }
     let id = call.session.client.id as i64;
     let resp = if call.session.resp3 { 3 } else { 2 };

@@ -1,13 +1,13 @@
-//! From a parsed command to its execution: lookup, the checks every command gets, and the transaction
-//! around it.
+//! From a parsed command to its execution: lookup and the checks every command gets.
 //!
 //! Data commands are the keystore's: a read handler gets a view, a write handler a transaction, so which of
 //! the two a command is decides what it can do. The node's own commands (connections, transactions,
-//! configuration, replication) are functions over [`Call`].
+//! configuration, replication) are functions over [`Call`]. [`execute`] runs both.
 
 pub mod client;
 pub mod command;
 pub mod connection;
+pub mod execute;
 pub mod info;
 pub mod replication;
 pub mod server;
@@ -17,11 +17,10 @@ pub mod transactions;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use farkeep_core::heap::CommitError;
 use farkeep_core::lsn::Lsn;
+use farkeep_keystore::CommandError;
 use farkeep_keystore::command::table::{Categories, Flags, ReadHandler, WriteHandler, acl, flag};
 use farkeep_keystore::command::{Command, Handler};
-use farkeep_keystore::{CommandError, ReadCtx, WriteCtx};
 use farkeep_proto::resp::Encoder;
 use hashbrown::HashMap;
 
@@ -29,9 +28,8 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::node::Node;
 use crate::replication::ControlPeer;
-use crate::stats;
 use crate::worker::Now;
-use crate::worker::connection::{Blocked, Obstacle, Queued, Session};
+use crate::worker::connection::{Blocked, Obstacle, Session};
 
 /// Longest command name that is looked up; anything longer is unknown.
 const MAX_NAME_BYTES: usize = 32;
@@ -78,11 +76,6 @@ impl Entry {
         for counter in [&self.calls, &self.failed, &self.rejected] {
             counter.store(0, Ordering::Relaxed);
         }
-    }
-
-    /// Whether the keystore runs it.
-    fn is_data(&self) -> bool {
-        !matches!(self.run, Run::Node(_))
     }
 }
 
@@ -264,7 +257,6 @@ pub fn lookup(name: &[u8]) -> Option<&'static Entry> {
 
 /// Checks and executes one command, appending its reply.
 pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
-    stats::add_locked(&call.node.stats.commands, 1);
     let Some(entry) = lookup(argv[0]) else {
         if is_http(argv[0]) {
             let client = &call.session.client.peer;
@@ -289,7 +281,7 @@ pub fn dispatch(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     if call.node.pausing() && call.node.pauses(entry.spec, call.now, call.session) {
         return Flow::Stall(Obstacle::Pause);
     }
-    run(call, entry, argv)
+    execute::run(call, entry, argv)
 }
 
 /// The checks that precede execution and queueing alike, in Redis's order.
@@ -343,222 +335,4 @@ fn unknown_command(argv: &[&[u8]]) -> Vec<u8> {
         text.extend_from_slice(b"' ");
     }
     text
-}
-
-/// Executes a command that passed its checks, outside MULTI.
-fn run(call: &mut Call<'_>, entry: &'static Entry, argv: &[&[u8]]) -> Flow {
-    stats::add_locked(&entry.calls, 1);
-    let result = match entry.run {
-        Run::Node(function) => return function(call, argv),
-        Run::Container => match subcommand::resolve(entry.spec, argv).map(|command| command.handler) {
-            Ok(Handler::Read(handler)) => run_read(call, handler, argv),
-            Ok(_) => Err(not_here(entry.spec, argv)),
-            Err(error) => Err(error),
-        },
-        Run::Read(handler) => run_read(call, handler, argv),
-        Run::Write(handler) => match run_write(call, handler, argv) {
-            Ok(flow) => return flow,
-            Err(error) => Err(error),
-        },
-    };
-    if let Err(error) = result {
-        entry.failed.fetch_add(1, Ordering::Relaxed);
-        call.error(&error.to_string());
-    }
-    Flow::Continue
-}
-
-/// A text for what a transaction that did not commit means to the client, or a stall.
-fn not_committed(error: &CommitError, deadline_ms: u64) -> Result<Flow, CommandError> {
-    match error {
-        CommitError::LogFull { .. } => Ok(Flow::Stall(Obstacle::LogFull { deadline_ms })),
-        CommitError::TooLarge { wanted, limit } => Err(CommandError::owned(format!(
-            "ERR transaction too large: it needs {wanted} bytes of redo log, at most {limit} fit (log-size)"
-        ))),
-        other => Err(CommandError::owned(format!("MISCONF {other}"))),
-    }
-}
-
-fn run_read(call: &mut Call<'_>, handler: ReadHandler, argv: &[&[u8]]) -> Result<(), CommandError> {
-    let start = call.out.len();
-    let track = call.config.read_commit && call.engine.has_uncommitted();
-    let (view, ks) = call.engine.read_parts()?;
-    if track {
-        view.start_tracking();
-    }
-    let mut ctx = ReadCtx { view, ks, db: call.session.db, now_ms: call.now.unix_ms };
-    let result = handler(&mut ctx, argv, &mut Encoder::new(call.out, call.session.resp3));
-    if track {
-        *call.hold = (*call.hold).max(view.take_dependency());
-    }
-    if result.is_err() {
-        call.out.truncate(start);
-    }
-    result
-}
-
-fn run_write(call: &mut Call<'_>, handler: WriteHandler, argv: &[&[u8]]) -> Result<Flow, CommandError> {
-    let start = call.out.len();
-    let track = call.config.read_commit && call.engine.has_uncommitted();
-    let deadline_ms = call.now.ms + call.config.log_full_timeout_ms;
-    let (heap, appender, ks) = call.engine.write_parts()?;
-    let mark = ks.signals.mark();
-    let mut txn = heap.txn();
-    if track {
-        txn.start_tracking();
-    }
-    let mut ctx = WriteCtx { txn: &mut txn, ks, db: call.session.db, now_ms: call.now.unix_ms };
-    let result = handler(&mut ctx, argv, &mut Encoder::new(call.out, call.session.resp3));
-    let dependency = if track { txn.take_dependency() } else { Lsn::ZERO };
-    // What a failed command read is in its error, so that waits as well.
-    *call.hold = (*call.hold).max(dependency);
-    if let Err(error) = result {
-        drop(txn);
-        ks.signals.truncate(mark);
-        call.out.truncate(start);
-        return Err(error);
-    }
-    if txn.is_empty() {
-        // Nothing differs from before, but a watched key counts as touched.
-        drop(txn);
-        call.engine.deliver_signals();
-        return Ok(Flow::Continue);
-    }
-    match txn.commit(appender) {
-        Ok(end) => {
-            *call.hold = end;
-            call.session.last_write = end;
-            call.engine.deliver_signals();
-            Ok(Flow::Continue)
-        }
-        Err(error) => {
-            ks.signals.truncate(mark);
-            call.out.truncate(start);
-            not_committed(&error, deadline_ms)
-        }
-    }
-}
-
-/// Tells a client that the log had no room for its command for too long.
-pub fn give_up_log_wait(call: &mut Call<'_>) {
-    transactions::end(call);
-    call.error(
-        "OOM the redo log is full: a follower or the replayer is too far behind; nothing was written, try again",
-    );
-}
-
-/// Runs the queued commands of a MULTI. Each run of data commands is one transaction; a command of the node between two
-/// of them cuts the MULTI, which breaks its atomicity when a later part does not fit the log or a crash comes between.
-pub(crate) fn run_exec(call: &mut Call<'_>, writes: bool) -> Flow {
-    let Some(multi) = call.session.multi.take() else { return Flow::Continue };
-    let start = call.out.len();
-    let mut end_flow = Flow::Continue;
-    call.reply().array(multi.queued.len());
-    let mut next = 0;
-    while next < multi.queued.len() {
-        // The longest run of data commands shares one transaction; the node's own commands stand between.
-        let data = multi.queued[next..].iter().take_while(|queued| queued.entry.is_data()).count();
-        if data == 0 {
-            let queued = &multi.queued[next];
-            let argv: Vec<&[u8]> = queued.argv.iter().map(Vec::as_slice).collect();
-            match run(call, queued.entry, &argv) {
-                Flow::Continue => {}
-                Flow::Block(Blocked::Wait(wait)) => {
-                    // Inside a transaction nothing blocks: the counts reached so far are the answer.
-                    let reached = call.engine.wait_counts(wait.lsn);
-                    let out = &mut *call.out;
-                    replication::reply_wait(&wait, reached, out);
-                }
-                flow => end_flow = flow,
-            }
-            next += 1;
-            continue;
-        }
-        match run_exec_data(call, &multi.queued[next..next + data], writes) {
-            Ok(stall @ Flow::Stall(_)) => {
-                call.out.truncate(start);
-                call.session.multi = Some(multi);
-                return stall;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                call.out.truncate(start);
-                transactions::end(call);
-                call.error(&format!("EXECABORT Transaction discarded because of: {error}"));
-                return Flow::Continue;
-            }
-        }
-        next += data;
-    }
-    transactions::end(call);
-    end_flow
-}
-
-fn run_exec_data(call: &mut Call<'_>, queued: &[Queued], writes: bool) -> Result<Flow, CommandError> {
-    let resp3 = call.session.resp3;
-    let track = call.config.read_commit && call.engine.has_uncommitted();
-    let db = call.session.db;
-    let now_ms = call.now.unix_ms;
-    if !writes {
-        for queued in queued {
-            let argv: Vec<&[u8]> = queued.argv.iter().map(Vec::as_slice).collect();
-            run(call, queued.entry, &argv);
-        }
-        return Ok(Flow::Continue);
-    }
-    let deadline_ms = call.now.ms + call.config.log_full_timeout_ms;
-    let (heap, appender, ks) = call.engine.write_parts()?;
-    let first_mark = ks.signals.mark();
-    let mut txn = heap.txn();
-    if track {
-        txn.start_tracking();
-    }
-    for queued in queued {
-        stats::add_locked(&queued.entry.calls, 1);
-        let argv: Vec<&[u8]> = queued.argv.iter().map(Vec::as_slice).collect();
-        let (start, mark, savepoint) = (call.out.len(), ks.signals.mark(), txn.savepoint());
-        let mut encoder = Encoder::new(call.out, resp3);
-        let result = match queued.entry.run {
-            Run::Write(handler) => {
-                handler(&mut WriteCtx { txn: &mut txn, ks, db, now_ms }, &argv, &mut encoder)
-            }
-            Run::Read(handler) => handler(&mut ReadCtx { view: &txn, ks, db, now_ms }, &argv, &mut encoder),
-            Run::Container => {
-                match subcommand::resolve(queued.entry.spec, &argv).map(|command| command.handler) {
-                    Ok(Handler::Read(handler)) => {
-                        handler(&mut ReadCtx { view: &txn, ks, db, now_ms }, &argv, &mut encoder)
-                    }
-                    Ok(_) => Err(not_here(queued.entry.spec, &argv)),
-                    Err(error) => Err(error),
-                }
-            }
-            Run::Node(_) => Ok(()),
-        };
-        if let Err(error) = result {
-            queued.entry.failed.fetch_add(1, Ordering::Relaxed);
-            txn.rollback_to(&savepoint);
-            ks.signals.truncate(mark);
-            call.out.truncate(start);
-            Encoder::new(call.out, resp3).error(&error.to_string());
-        }
-    }
-    let dependency = if track { txn.take_dependency() } else { Lsn::ZERO };
-    if txn.is_empty() {
-        drop(txn);
-        call.engine.deliver_signals();
-        *call.hold = (*call.hold).max(dependency);
-        return Ok(Flow::Continue);
-    }
-    match txn.commit(appender) {
-        Ok(end) => {
-            *call.hold = end;
-            call.session.last_write = end;
-            call.engine.deliver_signals();
-            Ok(Flow::Continue)
-        }
-        Err(error) => {
-            ks.signals.truncate(first_mark);
-            not_committed(&error, deadline_ms)
-        }
-    }
 }

@@ -99,7 +99,7 @@ pub fn exec(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
     }
     let Some(multi) = &call.session.multi else { return Flow::Continue };
     let writes = multi.queued.iter().any(|queued| queued.entry.spec.flags.has(flag::WRITE));
-    super::run_exec(call, writes)
+    super::execute::run_exec(call, writes)
 }
 
 /// Closes the MULTI and forgets the watched keys, whatever became of it.

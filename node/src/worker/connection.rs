@@ -47,6 +47,13 @@ pub struct Queued {
     pub argv: Vec<Vec<u8>>,
 }
 
+impl Queued {
+    /// Name and arguments as command functions take them.
+    pub fn argv(&self) -> Vec<&[u8]> {
+        self.argv.iter().map(Vec::as_slice).collect()
+    }
+}
+
 /// An open MULTI.
 #[derive(Debug, Default)]
 pub struct Multi {

@@ -117,7 +117,7 @@ impl Worker {
         let flow = match commands::dispatch(&mut call, &borrowed) {
             Flow::Stall(_) => match obstacle {
                 Obstacle::LogFull { deadline_ms } if self.now.ms >= deadline_ms => {
-                    commands::give_up_log_wait(&mut call);
+                    commands::execute::give_up_log_wait(&mut call);
                     // This reply tells nothing of what the command read before it found no room.
                     *call.hold = Lsn::ZERO;
                     Flow::Continue
