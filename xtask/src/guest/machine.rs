@@ -100,6 +100,8 @@ pub enum Network {
         local: String,
         /// The other end.
         remote: String,
+        /// The number of the machine there.
+        peer: u8,
     },
 }
 
@@ -138,14 +140,22 @@ impl Machine {
 
     /// The address of its `eth0` and `rxe0`.
     pub fn address(&self) -> String {
-        format!("10.0.2.{}", self.number)
+        address(self.number)
     }
 
     /// Boots a guest on the machine's NVDIMMs, as they are, and waits until it takes commands.
     ///
     /// # Errors
-    /// It does not boot.
-    pub fn power_on(&self) -> Result<Guest, Error> {
+    /// It does not boot before the deadline.
+    pub fn power_on(&self, deadline: Instant) -> Result<Guest, Error> {
+        self.start()?.ready(deadline)
+    }
+
+    /// Starts to boot, as [`power_on`](Self::power_on), and leaves the waiting for later.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn start(&self) -> Result<Booting, Error> {
         let started = Instant::now();
         let dir = self.dir.path();
         let agent = dir.join("agent");
@@ -181,7 +191,7 @@ impl Machine {
             let sessions = sessions.clone();
             move || receive(output, &sessions, announce)
         });
-        let mut guest = Guest {
+        let guest = Guest {
             child,
             input: Arc::new(Mutex::new(input)),
             sessions,
@@ -190,21 +200,7 @@ impl Machine {
             booted_in: Duration::ZERO,
             _dir: self.dir.clone(),
         };
-        match ready.recv_timeout(BOOT_LIMIT) {
-            Ok(()) => {
-                guest.booted_in = started.elapsed();
-                Ok(guest)
-            }
-            Err(why) => {
-                guest.kill();
-                let what = match why {
-                    RecvTimeoutError::Timeout => format!("not ready after {} s", BOOT_LIMIT.as_secs()),
-                    RecvTimeoutError::Disconnected => "QEMU ended".to_owned(),
-                };
-                let log = fs::read_to_string(&log_path).unwrap_or_default();
-                Err(Error::NotBooted(format!("{what}\n{}{log}", guest.console())))
-            }
-        }
+        Ok(Booting { guest, ready, started, log_path })
     }
 
     fn file(&self, what: &str) -> String {
@@ -224,6 +220,13 @@ impl Machine {
             ("agent", agent.display().to_string()),
             ("host_name", self.name.clone()),
             ("address", self.address()),
+            (
+                "peer",
+                match self.network {
+                    Network::Alone => String::new(),
+                    Network::Wire { peer, .. } => address(peer),
+                },
+            ),
             ("devdax_count", DEVDAX_COUNT.to_string()),
         ]
     }
@@ -259,7 +262,7 @@ impl Machine {
             "-netdev",
             match &self.network {
                 Network::Alone => "user,id=net".into(),
-                Network::Wire { local, remote } => format!(
+                Network::Wire { local, remote, .. } => format!(
                     "dgram,id=net,local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
                 ),
             },
@@ -282,6 +285,47 @@ impl Machine {
     }
 }
 
+/// A guest that cannot be used yet. Dropping it cuts its power.
+#[derive(Debug)]
+pub struct Booting {
+    guest: Guest,
+    ready: Receiver<()>,
+    started: Instant,
+    log_path: PathBuf,
+}
+
+impl Booting {
+    /// Waits until it takes commands.
+    ///
+    /// # Errors
+    /// It ends, or it is not ready before the deadline or within [`BOOT_LIMIT`].
+    pub fn ready(mut self, deadline: Instant) -> Result<Guest, Error> {
+        let limit = deadline.min(self.started + BOOT_LIMIT).saturating_duration_since(Instant::now());
+        let why = match self.ready.recv_timeout(limit) {
+            Ok(()) => {
+                self.guest.booted_in = self.started.elapsed();
+                return Ok(self.guest);
+            }
+            Err(why) => why,
+        };
+        self.guest.kill();
+        match why {
+            RecvTimeoutError::Timeout if deadline < self.started + BOOT_LIMIT => {
+                Err(Error::TimedOut("the guest did not boot".into()))
+            }
+            RecvTimeoutError::Timeout => Err(Error::NotBooted(format!(
+                "not ready after {} s\n{}",
+                BOOT_LIMIT.as_secs(),
+                self.guest.console()
+            ))),
+            RecvTimeoutError::Disconnected => {
+                let log = fs::read_to_string(&self.log_path).unwrap_or_default();
+                Err(Error::NotBooted(format!("QEMU ended\n{}{log}", self.guest.console())))
+            }
+        }
+    }
+}
+
 /// A running guest. Dropping it cuts its power.
 #[derive(Debug)]
 pub struct Guest {
@@ -296,7 +340,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// From the start of QEMU's preparation to the first command that could be run.
+    /// From the order to boot to the first command that could be run.
     pub fn booted_in(&self) -> Duration {
         self.booted_in
     }
@@ -403,7 +447,7 @@ impl Running {
     pub fn next(&self, deadline: Instant) -> Result<Event, Error> {
         self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(
             |why| match why {
-                RecvTimeoutError::Timeout => Error::TimedOut("the command has not ended".into()),
+                RecvTimeoutError::Timeout => Error::TimedOut("the command did not end".into()),
                 RecvTimeoutError::Disconnected => Error::Gone,
             },
         )
@@ -526,6 +570,10 @@ fn receive(output: ChildStdout, sessions: &Mutex<Sessions>, ready: Sender<()>) {
 
 fn exit_code(payload: &[u8]) -> i32 {
     payload.first_chunk::<4>().map_or(-1, |bytes| i32::from_le_bytes(*bytes))
+}
+
+fn address(number: u8) -> String {
+    format!("10.0.2.{number}")
 }
 
 fn nvdimm_len_mib(number: usize) -> u64 {

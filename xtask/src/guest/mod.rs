@@ -5,7 +5,7 @@
 //! libibverbs, librpma, MAP_SYNC and devdax; only slower, because the processor is emulated too.
 //!
 //! [`image`] gets what it takes, [`initrd`] makes the disk the guest starts from, [`machine`] switches machines on and off
-//! and runs commands in them, [`agent`] is their other end in the guest, [`frame`] what the two say to each other. [`door`] is
+//! and runs commands in them, [`pair`] joins two of them by a wire, [`agent`] is their other end in the guest, [`frame`] what the two say to each other. [`door`] is
 //! `cargo xtask guest`; tests use [`Machine`], [`Guest`] and [`Running`] directly.
 //!
 //! Nothing is left behind: QEMU dies with its owner, the run directory is removed by a watcher that outlives it, and only
@@ -17,21 +17,24 @@ mod frame;
 mod image;
 mod initrd;
 mod machine;
+mod pair;
 mod rundir;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Instant;
 
 use args::{Args, Work};
 pub use frame::Request;
 pub use image::{CACHE_VARIABLE, Image};
 pub use machine::{
-    AGENT_VARIABLE, BOOT_LIMIT, DEVDAX_COUNT, DEVDAX_LEN_MIB, Error, Event, FSDAX_LEN_MIB, Finished, Guest,
-    Machine, Network, Running, shell,
+    AGENT_VARIABLE, BOOT_LIMIT, Booting, DEVDAX_COUNT, DEVDAX_LEN_MIB, Error, Event, FSDAX_LEN_MIB, Finished,
+    Guest, Machine, Network, Running, shell,
 };
+pub use pair::Pair;
 pub use rundir::RunDir;
 
 /// The door's exit code when the time is over, as `timeout` has it.
@@ -77,39 +80,139 @@ fn run(args: &Args) -> Result<i32, Error> {
     let deadline = Instant::now() + args.timeout;
     match &args.work {
         Work::One(argv) => run_one(args, image, argv, deadline),
-        Work::Pair(..) => Err(Error::Unavailable("pairs are not there yet".into())),
+        Work::Pair(a, b) => run_pair(args, image, a, b, deadline),
     }
+    .map_err(|error| match error {
+        Error::TimedOut(what) => {
+            Error::TimedOut(format!("{what} within {} s (--timeout)", args.timeout.as_secs()))
+        }
+        other => other,
+    })
 }
 
 fn run_one(args: &Args, image: Arc<Image>, argv: &[String], deadline: Instant) -> Result<i32, Error> {
     let dir = Arc::new(RunDir::new().map_err(Error::Unavailable)?);
-    let guest = Machine::new(image, dir, "guest", NUMBER_ALONE, Network::Alone)?.power_on()?;
+    let guest = Machine::new(image, dir, "guest", NUMBER_ALONE, Network::Alone)?.power_on(deadline)?;
     eprintln!("guest: booted in {:.1} s", guest.booted_in().as_secs_f64());
     let running = guest.start(&request(args, argv)?)?;
-    let result = loop {
-        match running.next(deadline) {
-            // Whoever reads our output may have gone; the command goes on.
-            Ok(Event::Stdout(bytes)) => {
-                drop(std::io::stdout().write_all(&bytes).and_then(|()| std::io::stdout().flush()))
-            }
-            Ok(Event::Stderr(bytes)) => drop(std::io::stderr().write_all(&bytes)),
-            Ok(Event::Exit(code)) => break Ok(code),
-            Ok(Event::NotStarted(why)) => break Err(Error::Command(why)),
-            Err(error) => break Err(in_time(error, args.timeout)),
-        }
-    };
+    let result = follow(&running, deadline, print);
     if args.verbose || matches!(result, Err(Error::Gone)) {
         eprint!("guest: the console says\n{}", guest.console());
     }
     result
 }
 
-fn in_time(error: Error, timeout: Duration) -> Error {
-    match error {
-        Error::TimedOut(_) => {
-            Error::TimedOut(format!("the command did not end within {} s (--timeout)", timeout.as_secs()))
+/// Ends when B ends, with its exit code; or when A fails, with A's.
+fn run_pair(
+    args: &Args,
+    image: Arc<Image>,
+    a: &[String],
+    b: &[String],
+    deadline: Instant,
+) -> Result<i32, Error> {
+    let pair = Pair::new(image)?;
+    let guests = pair.power_on(deadline)?;
+    let booted_in = guests.0.booted_in().max(guests.1.booted_in());
+    eprintln!("guest: both booted in {:.1} s", booted_in.as_secs_f64());
+    let a = guests.0.start(&request(args, a)?)?;
+    let b = guests.1.start(&request(args, b)?)?;
+    thread::scope(|scope| {
+        let (announce, ends) = mpsc::channel();
+        for (name, running) in [("a", a), ("b", b)] {
+            let announce = announce.clone();
+            scope.spawn(move || {
+                let mut lines = [PrefixedLines::new(name), PrefixedLines::new(name)];
+                let result = follow(&running, deadline, |to_stderr, bytes| {
+                    print(to_stderr, &lines[usize::from(to_stderr)].push(bytes));
+                });
+                print(false, &lines[0].finish());
+                print(true, &lines[1].finish());
+                // The other one's end may have been enough.
+                let _ = announce.send((name, result));
+            });
         }
-        other => other,
+        drop(announce);
+        let result = loop {
+            match ends.recv() {
+                Ok(("a", Ok(0))) => {}
+                Ok((name, Ok(code))) => {
+                    if name == "a" {
+                        eprintln!("guest: a ended with {code}");
+                    }
+                    break Ok(code);
+                }
+                Ok((_, Err(error))) => break Err(error),
+                Err(_) => break Err(Error::Gone),
+            }
+        };
+        if args.verbose || matches!(result, Err(Error::Gone)) {
+            eprint!("guest: a's console says\n{}", guests.0.console());
+            eprint!("guest: b's console says\n{}", guests.1.console());
+        }
+        // Whoever is still followed ends with its guest.
+        drop(guests);
+        result
+    })
+}
+
+/// Hands on what a command prints, and whether to standard error, until it ends.
+fn follow(running: &Running, deadline: Instant, mut sink: impl FnMut(bool, &[u8])) -> Result<i32, Error> {
+    loop {
+        match running.next(deadline)? {
+            Event::Stdout(bytes) => sink(false, &bytes),
+            Event::Stderr(bytes) => sink(true, &bytes),
+            Event::Exit(code) => return Ok(code),
+            Event::NotStarted(why) => return Err(Error::Command(why)),
+        }
+    }
+}
+
+/// Whoever reads our output may have gone; the command goes on.
+fn print(to_stderr: bool, bytes: &[u8]) {
+    let _ = if to_stderr {
+        std::io::stderr().write_all(bytes)
+    } else {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush())
+    };
+}
+
+/// Cuts a stream into whole lines and says whose they are.
+struct PrefixedLines {
+    name: &'static str,
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+impl PrefixedLines {
+    fn new(name: &'static str) -> Self {
+        Self { name, partial: Vec::new() }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.partial.extend(piece);
+            if piece.ends_with(b"\n") {
+                self.put(&mut out);
+            }
+        }
+        out
+    }
+
+    fn finish(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if !self.partial.is_empty() {
+            self.partial.push(b'\n');
+            self.put(&mut out);
+        }
+        out
+    }
+
+    fn put(&mut self, out: &mut Vec<u8>) {
+        out.extend(self.name.bytes());
+        out.extend(b"| ");
+        out.append(&mut self.partial);
     }
 }
 
@@ -127,4 +230,36 @@ fn request(args: &Args, argv: &[String]) -> Result<Request, Error> {
 fn is_passed_on(name: &str) -> bool {
     let ours = ["FARKEEP_", "RUST_", "PROPTEST_", "NEXTEST_"].iter().any(|prefix| name.starts_with(prefix));
     (ours && !name.starts_with("FARKEEP_GUEST")) || name == "PATH"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_whose_they_are_however_they_are_cut() {
+        let mut lines = PrefixedLines::new("a");
+        let mut out = Vec::new();
+        for piece in ["on", "e\ntwo\n\nth", "", "ree"] {
+            out.extend(lines.push(piece.as_bytes()));
+        }
+        assert_eq!(out, b"a| one\na| two\na| \n");
+        assert_eq!(lines.finish(), b"a| three\n");
+        assert_eq!(lines.finish(), b"");
+    }
+
+    #[test]
+    fn a_guests_own_variables_are_not_passed_on() {
+        for (name, passed) in [
+            ("FARKEEP_SEED", true),
+            ("RUST_BACKTRACE", true),
+            ("PATH", true),
+            ("FARKEEP_GUEST", false),
+            ("FARKEEP_GUEST_FSDAX", false),
+            ("HOME", false),
+            ("LD_LIBRARY_PATH", false),
+        ] {
+            assert_eq!(is_passed_on(name), passed, "{name}");
+        }
+    }
 }

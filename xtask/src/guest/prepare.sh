@@ -1,6 +1,6 @@
 # Runs in the guest's root, behind the settings of this boot: brings up the network, rxe and the
 # persistent memory, and becomes the agent. Idempotent towards the NVDIMMs, for a machine boots again on those it had.
-# Settings: address, host_name, agent, devdax_count.
+# Settings: address, peer, host_name, agent, devdax_count.
 set -euo pipefail
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 
@@ -44,6 +44,7 @@ export FARKEEP_GUEST_DEVDAX=/dev/dax${regions[0]}.0
 export FARKEEP_GUEST_DEVDAX2=/dev/dax${regions[1]}.0
 export FARKEEP_GUEST_FSDAX=/mnt/fsdax
 export FARKEEP_GUEST_ADDRESS=$address
+export FARKEEP_GUEST_PEER=$peer
 export FARKEEP_GUEST_RDMA=rxe0
 for port in /dev/vport*; do
     exec "$agent" guest-agent "$port"
