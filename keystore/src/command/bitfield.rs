@@ -70,6 +70,18 @@ impl FieldType {
             Overflow::Fail => None,
         }
     }
+
+    /// As [`FieldType::fit`], for a number that is given rather than computed. Redis takes the distance from a signed number to the
+    /// maximum in 64 bits, so that it saturates one that is far enough below the range at its upper end.
+    fn fit_absolute(self, number: i64, overflow: Overflow) -> Option<i64> {
+        let (_, max) = self.range();
+        let number = if self.signed { i128::from(number) } else { i128::from(number as u64) };
+        let wraps = self.signed && self.bits < 64 && max - number > i128::from(i64::MAX);
+        match overflow {
+            Overflow::Saturate if wraps => Some(max as i64),
+            _ => self.fit(number, overflow),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +161,8 @@ pub fn bitfield(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_
     let Some(bits) = writes.map(|operation| operation.offset + u64::from(operation.ty.bits)).max() else {
         return get_all(&ctx.read(), args[1], &operations, out);
     };
-    let mut slot = open_bits(ctx, args[1], bits)?;
-    let location = ctx.open_string(&mut slot, 0)?;
+    let (location, grown) = open_bits(ctx, args[1], bits)?;
+    let mut changed = false;
     out.array(operations.len());
     for Operation { action, ty, offset, overflow } in operations {
         // The bytes the field touches, at most nine, cut at the end of the string for a GET beyond it.
@@ -168,21 +180,21 @@ pub fn bitfield(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_
                 out.int(old);
                 continue;
             }
-            Action::Set(value) => {
-                let wanted = if ty.signed { i128::from(value) } else { i128::from(value as u64) };
-                ty.fit(wanted, overflow).map(|new| (new, old))
-            }
+            Action::Set(value) => ty.fit_absolute(value, overflow).map(|new| (new, old)),
             Action::Add(value) => ty.fit(i128::from(old) + i128::from(value), overflow).map(|new| (new, new)),
         };
         let Some((new, shown)) = fitted else {
             out.null();
             continue;
         };
+        changed |= grown || new != old;
         save(&mut bytes, offset % 8, ty.bits, new as u64);
         ctx.txn.write(location.bytes_at.add(first), &bytes);
         out.int(shown);
     }
-    ctx.signal(args[1], EventClass::String, "setbit");
+    if changed {
+        ctx.signal(args[1], EventClass::String, "setbit");
+    }
     Ok(())
 }
 

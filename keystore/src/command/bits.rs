@@ -5,7 +5,8 @@ use farkeep_proto::resp::Encoder;
 use super::parse;
 use super::strings::make_empty;
 use crate::error::CommandError;
-use crate::keystore::{ReadCtx, Slot, WriteCtx};
+use crate::keystore::{ReadCtx, WriteCtx};
+use crate::payload::Location;
 use crate::signal::EventClass;
 use crate::string::{StringRef, Text, new_bytes};
 
@@ -27,14 +28,21 @@ pub(super) fn bit_offset(word: &[u8], width: u64, max_string_len: u64) -> Result
         .ok_or(BAD_OFFSET)
 }
 
-/// The string at `key`, made if it is not there, and at least `bits` bits long.
-pub(super) fn open_bits(ctx: &mut WriteCtx<'_, '_>, key: &[u8], bits: u64) -> Result<Slot, CommandError> {
-    let mut slot = match ctx.find_string(key)? {
-        Some(slot) => slot,
-        None => make_empty(ctx, key)?,
+/// The string at `key`, made if it is not there, and at least `bits` bits long; and whether it had to be made longer.
+pub(super) fn open_bits(
+    ctx: &mut WriteCtx<'_, '_>,
+    key: &[u8],
+    bits: u64,
+) -> Result<(Location, bool), CommandError> {
+    let len = bits.div_ceil(8);
+    let (mut slot, had) = match ctx.find_string(key)? {
+        Some(slot) => {
+            let had = ctx.string_of(&slot).text().len() as u64;
+            (slot, had)
+        }
+        None => (make_empty(ctx, key)?, 0),
     };
-    ctx.open_string(&mut slot, bits.div_ceil(8))?;
-    Ok(slot)
+    Ok((ctx.open_string(&mut slot, len)?, had < len))
 }
 
 /// `SETBIT key offset value`
@@ -46,14 +54,16 @@ pub fn setbit(ctx: &mut WriteCtx<'_, '_>, args: &[&[u8]], out: &mut Encoder<'_>)
         Ok(1) => 1,
         _ => return Err(BAD_BIT),
     };
-    let mut slot = open_bits(ctx, key, offset + 1)?;
-    let location = ctx.open_string(&mut slot, 0)?;
+    let (location, grown) = open_bits(ctx, key, offset + 1)?;
     let byte_at = location.bytes_at.add(offset / 8);
     let byte: u8 = ctx.txn.get(byte_at);
     let shift = 7 - offset % 8;
+    let old = byte >> shift & 1;
     ctx.txn.put(byte_at, &(byte & !(1 << shift) | on << shift));
-    ctx.signal(key, EventClass::String, "setbit");
-    out.int(i64::from(byte >> shift & 1));
+    if grown || old != on {
+        ctx.signal(key, EventClass::String, "setbit");
+    }
+    out.int(i64::from(old));
     Ok(())
 }
 
