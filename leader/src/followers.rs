@@ -60,6 +60,15 @@ pub(crate) struct Posted {
     pub(crate) transaction_end: bool,
 }
 
+/// A follower holds the ring back and gets no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// Since when.
+    pub(crate) since_ms: u64,
+    /// Where it has stood since: `durable_lsn`, `applied_lsn`, `checkpoint_lsn`.
+    at: [Lsn; 3],
+}
+
 /// A follower in the registry.
 #[derive(Debug)]
 pub struct FollowerEntry {
@@ -90,8 +99,8 @@ pub struct FollowerEntry {
     /// Everything before it has been flushed in this session, or was durable before it.
     pub(crate) flushed: Lsn,
     pub(crate) last_heartbeat_ms: u64,
-    /// Since when it holds the ring back.
-    pub(crate) holding_since_ms: Option<u64>,
+    /// Set while it holds the ring back.
+    pub(crate) holding: Option<Holding>,
     pub(crate) posted: VecDeque<Posted>,
     pub(crate) tail_sent: Option<TailCell>,
 }
@@ -100,6 +109,22 @@ impl FollowerEntry {
     /// Whether its window is open.
     pub fn in_reach(&self) -> bool {
         self.state != FollowerState::Joining
+    }
+
+    /// Address and port, as they stand in the log.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.address, self.port)
+    }
+
+    /// It holds the ring back at the moment, or it does not. Any step that it makes starts its time anew: one that catches up
+    /// steadily is slow, and dropping it would only make it begin again further behind.
+    pub(crate) fn note_holding(&mut self, holds: bool, now_ms: u64) {
+        let at = [self.durable, self.applied, self.checkpoint];
+        self.holding = match self.holding {
+            _ if !holds => None,
+            Some(holding) if holding.at == at => Some(holding),
+            _ => Some(Holding { since_ms: now_ms, at }),
+        };
     }
 
     pub(crate) fn raise(&mut self, durable: Lsn, applied: Lsn, checkpoint: Lsn) {

@@ -1,12 +1,14 @@
 //! The leader's state machine.
 
+mod time;
+
 use std::collections::BTreeMap;
 
 use farkeep_core::log::EpochHistory;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
-use farkeep_proto::control::{Body, Heartbeat, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
+use farkeep_proto::control::{Body, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
 
 use crate::commit::{CommitPoint, kth_best};
@@ -37,8 +39,12 @@ pub struct Config {
     pub heartbeat_ms: u64,
     /// After how long a silence a follower is given up.
     pub deadline_ms: u64,
-    /// How long a follower may keep the ring from taking new records before it is dropped.
+    /// How long a follower that writes can do without may keep the ring from taking new records, getting no further
+    /// meanwhile, before it is given up. To be well below the time that a writer waits for room.
     pub hold_limit_ms: u64,
+    /// The same for a follower without which writes are refused. Longer, since giving it up helps no writer: it
+    /// tells them the truth, that a follower is missing and not room. Still below the time that a writer waits.
+    pub needed_hold_limit_ms: u64,
 }
 
 impl Default for Config {
@@ -48,7 +54,8 @@ impl Default for Config {
             on_follower_loss: OnFollowerLoss::Refuse,
             heartbeat_ms: 500,
             deadline_ms: 3000,
-            hold_limit_ms: 10_000,
+            hold_limit_ms: 2_500,
+            needed_hold_limit_ms: 3_750,
         }
     }
 }
@@ -116,8 +123,15 @@ pub enum Join {
 pub enum Action {
     /// Send this to the follower on its control channel.
     Send(FollowerId, Body),
-    /// The follower is out of the registry: close its channels and log the reason.
-    Dropped(FollowerId, String),
+    /// The follower is out of the registry: close its channels and log this.
+    Dropped {
+        /// The session that is over.
+        id: FollowerId,
+        /// [`FollowerEntry::name`]: the registry does not know it any more.
+        name: String,
+        /// Why it was given up.
+        reason: String,
+    },
 }
 
 /// A part of the log that a follower lacks and may be sent.
@@ -224,6 +238,8 @@ pub struct Leader {
     local: LocalWatermarks,
     followers: BTreeMap<FollowerId, FollowerEntry>,
     sessions: u32,
+    /// When a transaction last found no room in the ring.
+    out_of_room_ms: Option<u64>,
     /// Scratch space for the k-th best.
     positions: Vec<Lsn>,
 }
@@ -247,6 +263,7 @@ impl Leader {
             local: start.local,
             followers: BTreeMap::new(),
             sessions: 0,
+            out_of_room_ms: None,
             positions: Vec::new(),
         };
         leader.recompute();
@@ -467,7 +484,7 @@ impl Leader {
             checkpoint: Lsn::new(progress.checkpoint_lsn),
             last_heard_ms: now_ms,
             last_heartbeat_ms: now_ms,
-            holding_since_ms: None,
+            holding: None,
             posted: std::collections::VecDeque::new(),
             tail_sent: None,
         };
@@ -620,60 +637,10 @@ impl Leader {
         Ok(())
     }
 
-    /// A follower's session is over.
-    pub fn leave(&mut self, id: FollowerId) {
-        if self.followers.remove(&id).is_some() {
-            self.recompute();
-        }
-    }
-
-    /// Time has passed. To be called at least every [`Config::heartbeat_ms`].
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let beat = Heartbeat {
-            session: 0,
-            epoch: self.epoch.get(),
-            appended_lsn: self.appended.get(),
-            committed_lsn: self.committed().get(),
-        };
-        let full = self.ring_is_nearly_full();
-        let local = self.local.checkpoint;
-        for follower in self.followers.values_mut() {
-            if now_ms.saturating_sub(follower.last_heartbeat_ms) >= self.config.heartbeat_ms {
-                follower.last_heartbeat_ms = now_ms;
-                let session = follower.id.session();
-                actions.push(Action::Send(follower.id, Body::Heartbeat(Heartbeat { session, ..beat })));
-            }
-            let holds = full && follower.in_reach() && follower.checkpoint < local;
-            follower.holding_since_ms = if holds { follower.holding_since_ms.or(Some(now_ms)) } else { None };
-        }
-        for (id, reason) in self.overdue(now_ms) {
-            self.leave(id);
-            actions.push(Action::Dropped(id, reason));
-        }
-        actions
-    }
-
-    /// Whether less than an eighth of the ring is left for new records.
-    fn ring_is_nearly_full(&self) -> bool {
-        let used = self.appended.get().saturating_sub(self.floor().get());
-        used > self.identity.ring_len / 8 * 7
-    }
-
-    fn overdue(&self, now_ms: u64) -> Vec<(FollowerId, String)> {
-        let overdue = |follower: &FollowerEntry| {
-            let silent_ms = now_ms.saturating_sub(follower.last_heard_ms);
-            if silent_ms >= self.config.deadline_ms {
-                return Some(format!("it has been silent for {silent_ms} ms"));
-            }
-            let holding_ms = now_ms - follower.holding_since_ms?;
-            (holding_ms >= self.config.hold_limit_ms).then(|| {
-                format!(
-                    "it has held the log back at checkpoint_lsn {} for {holding_ms} ms (appended_lsn {})",
-                    follower.checkpoint, self.appended
-                )
-            })
-        };
-        self.followers.values().filter_map(|follower| Some((follower.id, overdue(follower)?))).collect()
+    /// A follower's session is over. Returns what was known of it, if it was in the registry.
+    pub fn leave(&mut self, id: FollowerId) -> Option<FollowerEntry> {
+        let left = self.followers.remove(&id)?;
+        self.recompute();
+        Some(left)
     }
 }

@@ -172,27 +172,145 @@ fn a_follower_is_never_sent_what_would_overwrite_its_unchecked_log() {
     assert_eq!(leader.shipment(id, u64::MAX / 2), Some(Shipment { from: to, to: Lsn::new(550 + RING_LEN) }));
 }
 
-#[test]
-fn a_follower_that_holds_the_full_ring_back_is_dropped_after_a_while() {
-    let mut leader = with_sync(1);
-    let id = join(&mut leader, 2, 1032);
-    append(&mut leader, RING_LEN);
+/// Fills the ring and has the local image carried along, so that only followers hold anything back.
+fn fill_ring(leader: &mut Leader) {
+    append(leader, RING_LEN);
     leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032) });
-    let mut dropped_at = None;
-    for now in (0..60_000).step_by(100) {
-        let progress = control::Progress { durable_lsn: 1032, applied_lsn: 600, checkpoint_lsn: 500 };
-        if leader.status(now, id, &Status { session: id.session(), progress }).is_err() {
-            break;
+}
+
+/// A sign of life on the control channel.
+fn say(leader: &mut Leader, now_ms: u64, id: FollowerId, durable: u64, applied: u64, checkpoint: u64) {
+    let progress =
+        control::Progress { durable_lsn: durable, applied_lsn: applied, checkpoint_lsn: checkpoint };
+    leader.status(now_ms, id, &Status { session: id.session(), progress }).unwrap();
+}
+
+fn dropped(actions: impl IntoIterator<Item = Action>) -> Vec<(FollowerId, String, String)> {
+    let drops = actions.into_iter().filter_map(|action| match action {
+        Action::Dropped { id, name, reason } => Some((id, name, reason)),
+        Action::Send(..) => None,
+    });
+    drops.collect()
+}
+
+/// Lets time pass while the followers say where they stand, until one is dropped.
+fn first_drop(leader: &mut Leader, standing: &[FollowerId]) -> (u64, FollowerId, String, String) {
+    for now in (0..60_000).step_by(50) {
+        for &id in standing {
+            say(leader, now, id, 1032, 600, 500);
         }
-        if let Some(Action::Dropped(_, reason)) =
-            leader.tick(now).into_iter().find(|action| matches!(action, Action::Dropped(..)))
-        {
-            assert!(reason.contains("held the log back at checkpoint_lsn 500"), "{reason}");
-            dropped_at = Some(now);
+        if let [(id, name, reason)] = &dropped(leader.tick(now))[..] {
+            return (now, *id, name.clone(), reason.clone());
         }
     }
-    assert_eq!(dropped_at, Some(Config::default().hold_limit_ms));
-    assert_eq!(leader.floor(), Lsn::new(1032));
+    panic!("nobody was dropped")
+}
+
+#[test]
+fn a_follower_that_holds_the_full_ring_back_is_dropped_before_a_writer_is_refused() {
+    // A writer is refused after 1000 ms; a follower that no write waits for goes long before.
+    let config = Config { hold_limit_ms: 500, needed_hold_limit_ms: 750, ..Config::default() };
+    for (sync_followers, on_follower_loss, limit_ms) in [
+        (0, OnFollowerLoss::Refuse, 500),
+        (1, OnFollowerLoss::Refuse, 750),
+        (1, OnFollowerLoss::Degrade, 500),
+    ] {
+        let mut leader = leader(Config { sync_followers, on_follower_loss, ..config.clone() });
+        let id = join(&mut leader, 2, 1032);
+        fill_ring(&mut leader);
+        let (at_ms, who, name, reason) = first_drop(&mut leader, &[id]);
+        assert_eq!((at_ms, who, name.as_str()), (limit_ms, id, "10.0.0.2:7002"));
+        assert!(reason.contains("held the log back at checkpoint_lsn 500"), "{reason}");
+        assert_eq!(leader.floor(), Lsn::new(1032));
+    }
+}
+
+/// Where nothing is committed nothing is replayed here either, so the follower's checkpoint is as good as ours.
+#[test]
+fn a_needed_follower_without_which_nothing_commits_holds_the_ring_back_too() {
+    let mut leader = leader(Config { needed_hold_limit_ms: 750, ..Config::default() });
+    let id = join(&mut leader, 2, 1032);
+    append(&mut leader, RING_LEN);
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(500) });
+    let (at_ms, ..) = first_drop(&mut leader, &[id]);
+    assert_eq!(at_ms, 750);
+    assert!(leader.can_write().unwrap_err().to_string().starts_with("NOREPLICAS "));
+}
+
+#[test]
+fn of_two_that_stand_still_the_one_that_can_be_spared_goes_first_and_the_needed_one_later() {
+    let config = Config { hold_limit_ms: 500, needed_hold_limit_ms: 750, ..Config::default() };
+    let mut leader = leader(config);
+    let ids = [2, 3].map(|node| join(&mut leader, node, 1032));
+    fill_ring(&mut leader);
+    let (at_ms, first, ..) = first_drop(&mut leader, &ids);
+    assert_eq!(at_ms, 500);
+    leader.can_write().unwrap();
+    let rest: Vec<FollowerId> = ids.into_iter().filter(|&id| id != first).collect();
+    for now in (550..750).step_by(50) {
+        say(&mut leader, now, rest[0], 1032, 600, 500);
+        assert_eq!(dropped(leader.tick(now)), []);
+    }
+    assert_eq!(dropped(leader.tick(750)).len(), 1);
+    assert!(leader.can_write().unwrap_err().to_string().starts_with("NOREPLICAS "));
+}
+
+#[test]
+fn a_follower_that_gets_further_is_slow_and_not_dropped() {
+    let mut leader = leader(Config { sync_followers: 0, hold_limit_ms: 500, ..Config::default() });
+    let id = join(&mut leader, 2, 1032);
+    fill_ring(&mut leader);
+    leader.posted(id, Lsn::new(RING_LEN), Ticket::new(1));
+    leader.completed(0, id, Completion { ticket: Ticket::new(1), reported: None }).unwrap();
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(RING_LEN) });
+    // A byte at a time, now in the image, now in the checkpoint, and always just in time.
+    let (mut now, mut applied, mut checkpoint) = (0, 600, 500);
+    for step in 0..400 {
+        if step % 2 == 0 {
+            applied += 1
+        } else {
+            checkpoint += 1
+        }
+        say(&mut leader, now, id, RING_LEN, applied, checkpoint);
+        assert_eq!(dropped(leader.tick(now)), [], "after {now} ms");
+        assert_eq!(leader.out_of_room(now + 499), None);
+        now += 499;
+    }
+    // Then it stands still.
+    let stands_since = now - 499;
+    say(&mut leader, now, id, RING_LEN, applied, checkpoint);
+    assert_eq!(dropped(leader.tick(stands_since + 499)), []);
+    assert_eq!(dropped(leader.tick(stands_since + 500)).len(), 1);
+}
+
+#[test]
+fn a_transaction_that_finds_no_room_starts_the_clock_of_who_holds_it_back() {
+    let mut leader = leader(Config { sync_followers: 0, hold_limit_ms: 500, ..Config::default() });
+    let id = join(&mut leader, 2, 1032);
+    // Half of the ring is free, but the transaction takes more.
+    append(&mut leader, RING_LEN / 2);
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(RING_LEN / 2) });
+    let quiet = |leader: &mut Leader, now| {
+        say(leader, now, id, 1032, 600, 500);
+        assert_eq!(dropped(leader.tick(now)), []);
+    };
+    (0..=10_000).step_by(100).for_each(|now| quiet(&mut leader, now));
+    assert_eq!(leader.out_of_room(10_000), None);
+    (10_100..10_500).step_by(100).for_each(|now| quiet(&mut leader, now));
+    let drop = leader.out_of_room(10_500);
+    assert!(matches!(&drop, Some(Action::Dropped { id: dropped, .. }) if *dropped == id), "{drop:?}");
+    assert_eq!(leader.floor(), Lsn::new(RING_LEN / 2));
+}
+
+/// The appender never uses one of the segments, which in a short ring is more than an eighth.
+#[test]
+fn a_short_ring_is_full_when_nothing_more_fits() {
+    let capacity = RING_LEN - 4096;
+    let mut leader = leader(Config { sync_followers: 0, hold_limit_ms: 500, ..Config::default() });
+    let id = join(&mut leader, 2, 1032);
+    append(&mut leader, 500 + capacity / 8 * 7 + 1);
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032) });
+    assert_eq!(first_drop(&mut leader, &[id]).0, 500);
 }
 
 #[test]
@@ -205,13 +323,9 @@ fn a_silent_follower_is_dropped_and_a_living_one_gets_heartbeats() {
     assert_eq!((*to, beat.session, beat.epoch, beat.committed_lsn), (id, id.session(), 4, 1032));
     assert_eq!(leader.tick(501), []);
     leader.status(2000, id, &Status::default()).unwrap();
-    assert!(!leader.tick(4999).iter().any(|action| matches!(action, Action::Dropped(..))));
-    assert!(
-        leader
-            .tick(5000)
-            .iter()
-            .any(|action| matches!(action, Action::Dropped(dropped, _) if *dropped == id))
-    );
+    assert_eq!(dropped(leader.tick(4999)), []);
+    let reason = "it has been silent for 3000 ms".to_owned();
+    assert_eq!(dropped(leader.tick(5000)), [(id, "10.0.0.2:7002".to_owned(), reason)]);
     assert!(leader.can_write().is_err());
     assert!(matches!(leader.status(5001, id, &Status::default()), Err(LeaderError::NoSession(_))));
 }

@@ -16,7 +16,7 @@ use farkeep_core::log::Appender;
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pool::Pool;
 use farkeep_keystore::{CommandError, Keystore, ReadCtx, WriteCtx, active_expire};
-use farkeep_leader::{Action, Leader, OnFollowerLoss};
+use farkeep_leader::{Leader, OnFollowerLoss};
 
 use crate::clients::Client;
 use crate::commands::replication::Reached;
@@ -38,12 +38,14 @@ const CRON_BUDGET: usize = 400;
 const CRON_CYCLES: usize = 4;
 /// A follower that has been silent for so long is given up, whatever `repl-timeout` allows: clients wait for it.
 const FOLLOWER_DEADLINE_MS: u64 = 3000;
+/// A follower is never given up for holding the log back for less than this: it says where it stands only so often.
+const HOLD_LIMIT_MIN_MS: u64 = 200;
 /// Runs of the allocator recounted in one cron after a start.
 const RECOUNT_RUNS: usize = 1000;
 /// Private pages dropped in one go when the working view is over its budget.
 const DROP_BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// How long the tail cell may lag the last commit while nothing else is shipped, in ms.
-const TAIL_DELAY_MS: u64 = 1;
+pub const TAIL_DELAY_MS: u64 = 1;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -179,6 +181,16 @@ impl Engine {
         }
     }
 
+    /// A transaction has found no room in the log and is about to be tried again. Whoever keeps the log from taking it is given
+    /// up in time.
+    pub fn make_room(&mut self, node: &Node, now: Now) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        if let Some(action) = leading.machine.out_of_room(now.ms) {
+            leading.carry_out(action);
+        }
+        leading.take_local_marks(&node.marks);
+    }
+
     /// Background work, ten times a second: heartbeats, expiry, reclaiming, the DRAM budget.
     pub fn cron(&mut self, node: &Node, now: Now) {
         let config = node.config();
@@ -190,10 +202,7 @@ impl Engine {
             self.recounting = !leading.heap.recount_used(RECOUNT_RUNS);
         }
         for action in leading.machine.tick(now.ms) {
-            match action {
-                Action::Send(id, body) => leading.sessions.say(id, body),
-                Action::Dropped(id, reason) => leading.sessions.end(&mut leading.machine, id, &reason),
-            }
+            leading.carry_out(action);
         }
         if leading.machine.can_write().is_ok() && leading.appender.log().stopped().is_none() {
             self.expire_and_reclaim(node, now);
@@ -363,7 +372,10 @@ fn leader_config(config: &Config) -> farkeep_leader::Config {
         },
         heartbeat_ms: (deadline_ms / 6).clamp(50, 1000),
         deadline_ms,
-        hold_limit_ms: config.log_full_timeout_ms,
+        // Whoever can be spared goes when a writer has waited half of its time. One that cannot be spared goes a bit later, so
+        // that the writer is told what is the matter: followers are missing, not room.
+        hold_limit_ms: (config.log_full_timeout_ms / 2).max(HOLD_LIMIT_MIN_MS),
+        needed_hold_limit_ms: (config.log_full_timeout_ms / 4 * 3).max(HOLD_LIMIT_MIN_MS),
     }
 }
 

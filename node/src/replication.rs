@@ -106,12 +106,16 @@ impl Sessions {
 
     /// Forgets a session; its channels close as their owners notice.
     pub fn end(&mut self, leader: &mut Leader, id: FollowerId, reason: &str) {
-        if self.by_id.remove(&id).is_some() {
-            let address =
-                leader.follower(id).map_or_else(String::new, |f| format!("{}:{}", f.address, f.port));
-            tracing::warn!(follower = %address, reason, "lost a follower");
+        if let Some(left) = leader.leave(id) {
+            self.dropped(id, &left.name(), reason);
         }
-        leader.leave(id);
+    }
+
+    /// As [`Sessions::end`], for a session that the leader's state machine has ended.
+    pub fn dropped(&mut self, id: FollowerId, name: &str, reason: &str) {
+        if self.by_id.remove(&id).is_some() {
+            tracing::warn!(follower = name, reason, "lost a follower");
+        }
     }
 
     /// Puts a message on a follower's control channel.
@@ -157,10 +161,11 @@ impl Sessions {
         if session.ready && session.window.is_some() {
             leader.ready(now.ms, id)?;
             if let Some(follower) = leader.follower(id) {
+                let reason = follower.fabric_reason.as_str();
                 tracing::info!(
-                    follower = %format!("{}:{}", follower.address, follower.port),
+                    follower = %follower.name(),
                     fabric = %follower.fabric,
-                    reason = %follower.fabric_reason,
+                    why_no_better = (!reason.is_empty()).then_some(reason),
                     from = %follower.shipped,
                     "a follower is attached"
                 );
@@ -270,7 +275,7 @@ impl ControlPeer {
                 control::encode(Body::Refuse(refuse), out);
             }
             Join::Renew { above, refuse } => {
-                tracing::info!(epoch = %above.get(), "a follower has promised to a later epoch; renewing the reign");
+                tracing::info!(epoch = %above, "a follower has promised to a later epoch; renewing the reign");
                 engine.renew_reign(node, above)?;
                 control::encode(Body::Refuse(refuse), out);
             }

@@ -241,3 +241,63 @@ fn a_leader_that_may_degrade_goes_on_alone_and_says_so() {
     client.expect_ok("SET k y");
     followers[0].thaw();
 }
+
+/// Runs `writers` of big values until the ring has been gone over more than once; every write must succeed.
+#[track_caller]
+fn write_over_the_ring(leader: &Server, ring_len: u64) {
+    let value = "x".repeat(300_000);
+    let from = number(leader, "farkeep_appended_lsn");
+    let mut writer = leader.client();
+    while number(leader, "farkeep_appended_lsn") < from + 2 * ring_len {
+        let reply = writer.command(&["SET", "big", &value]);
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+}
+
+/// It stalls, and stays silent for less than its deadline would allow: nobody must be refused a write for a follower that
+/// no write waits for.
+#[test]
+fn a_stalled_follower_that_nobody_waits_for_refuses_no_writer() {
+    for (followers, settings) in [(1, "--sync-followers 0"), (2, "--sync-followers 1")] {
+        // Four segments, three of which are used: a ring that is full long before seven eighths of it.
+        let settings = format!("{settings} --log-size 4mb --log-full-timeout 1500 --repl-timeout 60");
+        let (leader, followers) = group(followers, &settings);
+        let stalled = &followers[0];
+        stalled.freeze();
+        write_over_the_ring(&leader, 4 << 20);
+        assert_eq!(leader.info("errorstats", "errorstat_OOM"), "");
+        wait_in_reach(&leader, followers.len() - 1);
+        let name = format!("follower=127.0.0.1:{} reason=it has ", stalled.port());
+        let lost = leader
+            .log()
+            .lines()
+            .filter(|line| line.contains("lost a follower"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(lost.contains(&name), "{lost}");
+        stalled.thaw();
+    }
+}
+
+/// A follower that writes wait for is not missing room, it is missing: that is what the writers are told.
+#[test]
+fn a_stalled_follower_that_is_needed_makes_writers_say_so() {
+    let (leader, followers) =
+        group(1, "--sync-followers 1 --log-size 4mb --log-full-timeout 1500 --commit-timeout 60000");
+    followers[0].freeze();
+    let value = "x".repeat(300_000);
+    let mut writers: Vec<Client> = (0..16).map(|_| leader.client()).collect();
+    for writer in &mut writers {
+        writer.send(&["SET", "big", &value]).expect("it can be sent");
+    }
+    wait::until("the ring to be full", || number(&leader, "farkeep_log_full_waits") > 0);
+    wait_in_reach(&leader, 0);
+    followers[0].thaw();
+    let mut refused = 0;
+    for writer in &mut writers {
+        let reply = writer.reply().expect("a reply");
+        assert!(reply.is_ok() || is_error(&reply, "NOREPLICAS"), "{reply:?}");
+        refused += usize::from(!reply.is_ok());
+    }
+    assert!(refused > 0);
+}

@@ -102,6 +102,16 @@ impl Leading {
         node.tail_pending.store(self.tail_due_ms.is_some(), Ordering::Relaxed);
     }
 
+    /// Carries out what the state machine wants of a follower's session.
+    pub(super) fn carry_out(&mut self, action: farkeep_leader::Action) {
+        match action {
+            farkeep_leader::Action::Send(id, body) => self.sessions.say(id, body),
+            farkeep_leader::Action::Dropped { id, name, reason } => {
+                self.sessions.dropped(id, &name, &reason);
+            }
+        }
+    }
+
     /// Takes over where the replayer is: room for new records.
     pub(super) fn take_local_marks(&mut self, marks: &Marks) {
         let (oldest, checkpoint) = (self.appender.log().oldest(), marks.checkpoint());

@@ -15,7 +15,6 @@ pub mod poll;
 mod sockets;
 mod waiting;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -25,16 +24,17 @@ use std::sync::atomic::Ordering;
 
 use farkeep_core::lsn::Lsn;
 use farkeep_keystore::KeyHash;
+use farkeep_leader::HeldReplies;
 use farkeep_proto::resp::{self, Decoded};
 use slab::Slab;
 
 use crate::clients::{Client, ClientKind};
-use crate::commands::{self, Call, Flow, replication};
-use crate::config::{ClientClass, Config};
-use crate::engine::Engine;
+use crate::commands::{self, Call, Flow};
+use crate::config::Config;
+use crate::engine::{Engine, TAIL_DELAY_MS};
 use crate::node::{Message, Node};
 use crate::stats;
-use connection::{Blocked, Connection, Obstacle, Protocol, ReadOutcome, ReplyMode, Session, Stream};
+use connection::{Blocked, Connection, Obstacle, Protocol, ReplyMode, Stream};
 use poll::{Interest, Poll, Ready};
 
 const WAKER: u64 = u64::MAX;
@@ -42,17 +42,13 @@ const LISTENERS: u64 = u64::MAX - 64;
 /// Tokens from here up to the listeners are followers' windows.
 const WINDOWS: u64 = 1 << 62;
 
+/// What a client is told whose write was not committed in time.
+const UNCONFIRMED: &str =
+    "-NOREPLICAS the write was not confirmed by enough followers in time; its fate is unknown\r\n";
 /// What a client is told whose write was not committed before this node stopped leading.
 const DEMOTED: &str = "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n";
-/// What a client is told that waited for followers when this node stopped leading: Redis's words.
-const UNBLOCKED: &str =
-    "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
-/// Connections accepted in one go, so that a storm of them does not starve the others.
-const ACCEPT_BURST: usize = 64;
 /// Longest wait: the cron runs ten times a second at least.
 const CRON_PERIOD_MS: u64 = 100;
-/// How long the tail cell may lag the last commit while nothing else is shipped.
-const TAIL_DELAY_MS: u64 = 1;
 /// Keys whose memory is asked for before the first of their commands is executed: what the nearest caches hold.
 const LOOK_AHEAD_KEYS: usize = 64;
 /// Commands of one connection that are looked at ahead.
@@ -84,8 +80,8 @@ pub struct Worker {
     runnable: Vec<usize>,
     /// Connections that may have something to send at the end of this turn.
     flushable: Vec<usize>,
-    /// Held replies in the order of the log: `(until, connection, client id)`.
-    held: VecDeque<(Lsn, usize, u64, u64)>,
+    /// Who has a reply held: connection and client id.
+    held: HeldReplies<(usize, u64)>,
     /// Connections that wait inside a command.
     blocked: Vec<usize>,
     /// Followers' control channels.
@@ -147,7 +143,7 @@ impl Worker {
             ready: Vec::new(),
             runnable: Vec::new(),
             flushable: Vec::new(),
-            held: VecDeque::new(),
+            held: HeldReplies::new(),
             blocked: Vec::new(),
             args: Vec::new(),
             ahead: Vec::new(),
@@ -221,7 +217,7 @@ impl Worker {
             || self.windows_ready
             || !self.runnable.is_empty()
             || !self.blocked.is_empty()
-            || timed_tail(&self.node)
+            || self.node.tail_pending.load(Ordering::Relaxed)
         {
             self.locked_part(cron);
         }
@@ -259,7 +255,7 @@ impl Worker {
         if self.reign != engine.reign() {
             // Positions of another reign say nothing about these replies.
             self.reign = engine.reign();
-            self.fail_held(true, DEMOTED);
+            self.fail_all_held(DEMOTED);
             self.unblock_waits();
         }
         if self.windows_ready || cron {
@@ -426,6 +422,7 @@ impl Worker {
             Flow::Block(reason) => {
                 if let Blocked::Retry { obstacle: Obstacle::LogFull { .. }, .. } = reason {
                     stats::add(&self.node.stats.log_full_waits, 1);
+                    engine.make_room(&self.node, self.now);
                 }
                 connection.blocked = Some(reason);
                 block(&mut self.blocked, at, &connection.session.client);
@@ -462,10 +459,7 @@ impl Worker {
 
     fn cron(&mut self) {
         let config = self.node.config();
-        self.fail_held(
-            false,
-            "-NOREPLICAS the write was not confirmed by enough followers in time; its fate is unknown\r\n",
-        );
+        self.fail_overdue_held(UNCONFIRMED);
         self.speak_to_followers();
         let mut idle = Vec::new();
         for (at, connection) in &self.connections {
@@ -536,10 +530,6 @@ impl Worker {
         self.release_held();
         self.flush();
     }
-}
-
-fn timed_tail(node: &Node) -> bool {
-    node.tail_pending.load(Ordering::Relaxed)
 }
 
 fn mark(list: &mut Vec<usize>, at: usize) {

@@ -1,9 +1,19 @@
 //! A worker's sockets: accepting, reading, writing, closing.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
-use super::*;
+use super::connection::{Connection, Protocol, ReadOutcome, Session, Stream};
+use super::poll::{Interest, Ready};
+use super::{Listener, Worker, mark};
+use crate::clients::ClientKind;
+use crate::config::ClientClass;
+use crate::node::Message;
+use crate::stats;
+
+/// Connections accepted in one go, so that a storm of them does not starve the others.
+const ACCEPT_BURST: usize = 64;
 
 impl Worker {
     pub(super) fn accept(&mut self, listener: usize) -> io::Result<()> {

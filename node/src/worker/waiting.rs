@@ -2,7 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use super::*;
+use farkeep_core::lsn::Lsn;
+
+use super::connection::{Blocked, Obstacle};
+use super::{Worker, mark};
+use crate::commands::{self, Call, Flow, replication};
+use crate::engine::Engine;
+use crate::stats;
+
+/// What a client is told that waited for followers when this node stopped leading: Redis's words.
+const UNBLOCKED: &str =
+    "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
 impl Worker {
     /// Enters a connection's last reply into the queue of held ones if it is held for longer than `was_held` said before.
@@ -12,34 +22,41 @@ impl Worker {
             && was_held != Some(until)
         {
             self.tally.held += 1;
-            let deadline_ms = self.now.ms + self.config.commit_timeout_ms;
-            self.held.push_back((until, at, connection.session.client.id, deadline_ms));
+            self.held.push(self.now.ms, until, (at, connection.session.client.id));
         }
     }
 
+    /// Lets go what is committed.
     pub(super) fn release_held(&mut self) {
-        while let Some(&(until, at, id, _)) = self.held.front() {
-            if until > self.committed {
-                break;
-            }
-            self.held.pop_front();
-            if let Some(connection) = self.connections.get_mut(at)
+        let Self { held, connections, flushable, committed, .. } = self;
+        held.release(*committed, |(at, id)| {
+            if let Some(connection) = connections.get_mut(at)
                 && connection.session.client.id == id
             {
-                connection.output.release(self.committed);
-                mark(&mut self.flushable, at);
+                connection.output.release(*committed);
+                mark(flushable, at);
             }
-        }
+        });
     }
 
-    /// Ends every held reply whose deadline passed, or all of them, with an error that claims nothing.
-    pub(super) fn fail_held(&mut self, all: bool, error: &str) {
-        while let Some(&(_, at, id, deadline_ms)) = self.held.front() {
-            if !all && self.now.ms < deadline_ms {
-                break;
-            }
-            self.held.pop_front();
-            stats::add(&self.node.stats.held_failed, 1);
+    /// Ends every reply that has been held for longer than `commit-timeout` with an error that claims nothing.
+    pub(super) fn fail_overdue_held(&mut self, error: &str) {
+        let Some(before_ms) = self.now.ms.checked_sub(self.config.commit_timeout_ms) else { return };
+        let mut failed = Vec::new();
+        self.held.expire(before_ms, |token| failed.push(token));
+        self.fail_held(&failed, error);
+    }
+
+    /// Ends every held reply with an error that claims nothing.
+    pub(super) fn fail_all_held(&mut self, error: &str) {
+        let mut failed = Vec::new();
+        self.held.fail_all(|token| failed.push(token));
+        self.fail_held(&failed, error);
+    }
+
+    fn fail_held(&mut self, failed: &[(usize, u64)], error: &str) {
+        stats::add(&self.node.stats.held_failed, failed.len() as u64);
+        for &(at, id) in failed {
             if let Some(connection) = self.connections.get_mut(at)
                 && connection.session.client.id == id
             {
@@ -99,6 +116,9 @@ impl Worker {
         obstacle: Obstacle,
     ) -> bool {
         let Some(connection) = self.connections.get_mut(at) else { return true };
+        if matches!(obstacle, Obstacle::LogFull { .. }) {
+            engine.make_room(&self.node, self.now);
+        }
         let config = self.node.config();
         connection.output.begin_turn();
         let was_held = connection.output.held_until();

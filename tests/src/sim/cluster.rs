@@ -200,7 +200,7 @@ impl Cluster {
                                     send(&conn.control, body);
                                 }
                             }
-                            LeaderAction::Dropped(id, _) => leading.conns.retain(|conn| {
+                            LeaderAction::Dropped { id, .. } => leading.conns.retain(|conn| {
                                 if conn.id == Some(id) {
                                     conn.control.cut();
                                 }
