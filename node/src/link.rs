@@ -44,13 +44,30 @@ pub struct Followership {
     pub log: Arc<LogMap>,
     /// Bytes received since the start.
     pub received_bytes: u64,
-    /// When the link was lost, in the node's ms; `None` while it is up.
+    /// When the link was lost, in the node's ms; `None` while it is up, and as long as it never was.
     pub down_since_ms: Option<u64>,
-    /// Why.
+    /// Why it is down; empty while it is up.
     pub down_reason: String,
+    /// The link is up, or was when it was last looked at.
+    pub was_up: bool,
 }
 
 impl Followership {
+    /// The link is up.
+    pub fn note_up(&mut self) {
+        self.was_up = true;
+        self.down_since_ms = None;
+        self.down_reason.clear();
+    }
+
+    /// The link is down, whether it was up or an attempt has failed.
+    fn note_down(&mut self, now_ms: u64, why: &str) {
+        if std::mem::take(&mut self.was_up) {
+            self.down_since_ms = Some(now_ms);
+        }
+        why.clone_into(&mut self.down_reason);
+    }
+
     /// Reads what has arrived in the log and tells the state machine.
     pub fn look(&mut self) {
         let Some(tail) = &mut self.tail else { return };
@@ -125,6 +142,9 @@ impl Link {
             return;
         }
         match self.receive() {
+            Ok(()) if self.window.as_ref().is_some_and(|window| window.thread.is_finished()) => {
+                self.lost("the window connection ended");
+            }
             Ok(()) => {}
             Err(error) => self.lost(&format!("{error:#}")),
         }
@@ -211,8 +231,7 @@ impl Link {
     fn note_down(&self, why: &str) {
         let now_ms = self.node.now().ms;
         if let Some(follows) = &mut *self.node.followership() {
-            follows.down_since_ms.get_or_insert(now_ms);
-            follows.down_reason = why.to_owned();
+            follows.note_down(now_ms, why);
         }
     }
 
@@ -270,9 +289,9 @@ impl Link {
             other => bail!("this build has no {other} fabric"),
         });
         if let Some(follows) = &mut *self.node.followership() {
-            follows.down_since_ms = None;
             follows.down_reason.clear();
         }
+        self.node.engine.lock().note_link(&self.node);
         self.complaints.forget();
         tracing::info!(leader = %self.name(), %fabric, "following");
         Ok(())

@@ -76,6 +76,43 @@ fn assert_identical_images(pair: &mut Pair) {
     assert!(ours[common..].iter().chain(&theirs[common..]).all(|&byte| byte == 0));
 }
 
+/// Sentinel promotes whom it believes to be in sync.
+#[test]
+fn a_follower_is_up_only_once_it_serves() {
+    // Nothing is committed as long as there is one follower and not two, so there is nothing to serve.
+    let mut leader = ServerBuilder::farkeep().args("--sync-followers 2").start();
+    let address = format!("127.0.0.1 {}", leader.port());
+    let mut follower = ServerBuilder::farkeep().directive("replicaof", &address).start();
+    expect_link_trouble(&mut leader);
+    expect_link_trouble(&mut follower);
+    wait::until("the session to run", || leader.info("farkeep", "farkeep_followers_in_reach") == "1");
+    let says = |follower: &Server| {
+        ["master_link_status", "master_sync_in_progress", "master_last_io_seconds_ago"]
+            .map(|field| follower.info("replication", field))
+    };
+    let role = |follower: &Server| {
+        follower.client().words("ROLE").elements().expect("an array")[3].text().expect("a text")
+    };
+    wait::until("the follower to say so", || says(&follower)[1] == "1");
+    assert_eq!(says(&follower), ["down", "1", "-1"]);
+    assert_eq!(role(&follower), "sync");
+    assert_eq!(follower.info("replication", "master_link_down_since_seconds"), "-1", "it never was up");
+    let refusal = follower.client().words("GET k");
+    assert!(refusal.error().is_some_and(|text| text.starts_with("LOADING")), "{refusal:?}");
+
+    leader.client().expect_ok("CONFIG SET sync-followers 1");
+    wait_until_up(&follower);
+    assert_eq!(says(&follower), ["up", "0", "0"]);
+    assert_eq!(role(&follower), "connected");
+    assert_eq!(follower.info("replication", "master_link_down_since_seconds"), "");
+    assert_eq!(get(&mut follower.client(), "k"), None);
+
+    leader.kill();
+    wait::until("the link to be down", || says(&follower) == ["down", "0", "-1"]);
+    let down_since = follower.info("replication", "master_link_down_since_seconds");
+    assert!(down_since.parse::<i64>().expect("a number") >= 0, "{down_since}");
+}
+
 /// Two fresh servers and one REPLICAOF: how everyone tries a replica for the first time.
 #[test]
 fn an_empty_leader_told_to_follow_another_takes_its_dataset_over() {

@@ -1,5 +1,7 @@
 //! What the engine says about itself: ROLE and INFO.
 
+use std::sync::atomic::Ordering;
+
 use farkeep_core::heap::View;
 use farkeep_core::lsn::Lsn;
 use farkeep_follower::Link;
@@ -8,6 +10,7 @@ use farkeep_leader::Availability;
 use super::Engine;
 use super::role::Role;
 use crate::commands::info::snapshot::{DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo};
+use crate::link::Followership;
 use crate::node::Node;
 use crate::worker::Now;
 
@@ -34,7 +37,38 @@ pub enum RoleReport {
     },
 }
 
+/// How a follower's link stands, in the terms of Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    /// There is no session, or its window is not open.
+    Down,
+    /// A session runs, but this node has not got what it takes to serve yet.
+    Syncing,
+    /// A session runs, its window takes the log, and clients are served: what Sentinel may rely on.
+    Up,
+}
+
 impl Engine {
+    /// How the link stands.
+    fn link_state(&self, node: &Node, follows: &Followership) -> LinkState {
+        let in_session = follows.machine.link() == Link::Following;
+        let serves = self.keystore.is_some() && !self.pool.log().state().mid_sync;
+        match (in_session, serves) {
+            (true, false) => LinkState::Syncing,
+            (true, true) if node.window_open.load(Ordering::Acquire) => LinkState::Up,
+            _ => LinkState::Down,
+        }
+    }
+
+    /// Something has happened by which the link may have come up. If it has, it is noted, so that its loss can be told.
+    pub fn note_link(&self, node: &Node) {
+        if let Some(follows) = &mut *node.followership()
+            && self.link_state(node, follows) == LinkState::Up
+        {
+            follows.note_up();
+        }
+    }
+
     /// ROLE.
     pub fn role_report(&self, node: &Node) -> RoleReport {
         if let Role::Leader(leading) = &self.role {
@@ -49,8 +83,8 @@ impl Engine {
             return RoleReport::Leader { offset: self.committed, followers: Vec::new() };
         };
         let state = match follows.machine.link() {
-            Link::Following => "connected",
-            Link::Joining => "sync",
+            Link::Following if self.link_state(node, follows) == LinkState::Up => "connected",
+            Link::Following | Link::Joining => "sync",
             Link::Connecting => "connecting",
             Link::Detached | Link::Waiting => "connect",
         };
@@ -125,11 +159,13 @@ impl Engine {
                     info.appended_lsn = progress.durable.get();
                     info.log_used_bytes = progress.durable.get().saturating_sub(progress.checkpoint.get());
                     info.received_bytes = follows.received_bytes;
-                    let up = standing.link == Link::Following;
+                    let link = self.link_state(node, follows);
+                    let up = link == LinkState::Up;
                     info.role = RoleInfo::Follower(LeaderLinkInfo {
                         host: follows.leader.host.clone(),
                         port: follows.leader.port,
                         up,
+                        syncing: link == LinkState::Syncing,
                         silent_s: up.then(|| now.ms.saturating_sub(standing.last_heard_ms) / 1000),
                         down_s: follows.down_since_ms.map(|since| now.ms.saturating_sub(since) / 1000),
                         down_reason: follows.down_reason.clone(),

@@ -267,6 +267,7 @@ impl Engine {
             received_bytes: 0,
             down_since_ms: None,
             down_reason: String::new(),
+            was_up: false,
         };
         Ok(Opened { replayer, followership: Some(followership) })
     }
@@ -487,6 +488,9 @@ impl Engine {
         self.committed = applied;
         if self.keystore.is_none() && applied >= *consistent_at {
             self.keystore = open_keystore(view, &node.config());
+            if self.keystore.is_some() {
+                self.note_link(node);
+            }
         }
     }
 }

@@ -233,8 +233,8 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "master_host": link.host,
                 "master_port": link.port,
                 "master_link_status": if link.up { "up" } else { "down" },
-                "master_last_io_seconds_ago": seconds(link.silent_s.filter(|_| link.up)),
-                "master_sync_in_progress": i32::from(engine.loading && link.up),
+                "master_last_io_seconds_ago": seconds(link.silent_s),
+                "master_sync_in_progress": i32::from(link.syncing),
                 "slave_read_repl_offset": engine.durable_lsn,
                 "slave_repl_offset": engine.durable_lsn,
             );

@@ -275,11 +275,13 @@ pub struct LeaderLinkInfo {
     pub host: String,
     /// The leader's port as configured.
     pub port: u16,
-    /// The control channel is open and the window is attached.
+    /// A session runs, its window is attached and clients are served.
     pub up: bool,
-    /// Seconds since the leader was last heard of; `None` while there is no link.
+    /// A session runs, but clients cannot be served yet.
+    pub syncing: bool,
+    /// Seconds since the leader was last heard of; `None` while the link is not up.
     pub silent_s: Option<u64>,
-    /// Seconds since the link was lost; `None` if there never was one.
+    /// Seconds since the link was lost; `None` if it never was up.
     pub down_s: Option<u64>,
     /// Why the link is down, for people; or empty.
     pub down_reason: String,

@@ -137,12 +137,21 @@ fn follower_says_its_role_before_its_leader() {
     assert!(text.contains("role:slave\r\n") && text.contains("slave_repl_offset:77\r\n"));
     assert!(text.contains("master_link_status:up\r\nmaster_last_io_seconds_ago:2\r\n"));
 
-    let down = LeaderLinkInfo { up: false, down_s: Some(9), ..link };
-    let text = format(&follower(down), &[b"replication"]);
-    assert!(text.contains("master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\n"));
+    let down = LeaderLinkInfo { up: false, silent_s: None, down_s: Some(9), ..link };
+    let text = format(&follower(down.clone()), &[b"replication"]);
+    assert!(text.contains(
+        "master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:0\r\n"
+    ));
     assert!(
         text.contains("slave_repl_offset:77\r\nmaster_link_down_since_seconds:9\r\nslave_priority:100\r\n")
     );
+
+    // In its first synchronisation: it was never up.
+    let text = format(&follower(LeaderLinkInfo { syncing: true, down_s: None, ..down }), &[b"replication"]);
+    assert!(text.contains(
+        "master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:1\r\n"
+    ));
+    assert!(text.contains("master_link_down_since_seconds:-1\r\n"));
 }
 
 #[test]
