@@ -95,15 +95,16 @@ impl Epoch {
     }
 }
 
+/// `promotions.restarts`: two numbers that people can compare, where the one number is 65536 after the first promotion.
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.pad(&format!("{}.{}", self.0 >> 16, self.0 & 0xffff))
     }
 }
 
 impl fmt::Debug for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Epoch({})", self.0)
+        write!(f, "Epoch({self})")
     }
 }
 
@@ -171,6 +172,13 @@ mod tests {
         let promoted = leader.next_promotion();
         assert!((0..1000).fold(leader, |epoch, _| epoch.next()) < promoted);
         assert!(promoted.next() < promoted.next_promotion());
+    }
+
+    #[test]
+    fn an_epoch_is_shown_as_promotions_and_restarts() {
+        let promoted = Epoch::ZERO.next().next_promotion().next();
+        assert_eq!((promoted.get(), promoted.to_string().as_str()), (65_537, "1.1"));
+        assert_eq!(format!("{:<5}|{promoted:?}", Epoch::ZERO.next()), "0.1  |Epoch(1.1)");
     }
 
     #[test]

@@ -275,7 +275,7 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
     let mut appender = Appender::new(Arc::clone(log), found.end, reign.epoch, found.committed, floor);
     let reign_begun = appender.append_epoch_start()?;
     appender.persist();
-    tracing::info!(epoch = reign.epoch.get(), lsn = found.end.lsn.get(), "a new reign begins");
+    tracing::info!(epoch = %reign.epoch, lsn = found.end.lsn.get(), "a new reign begins");
     Ok(Leader { heap, appender, replayer, reign, reign_begun, committed: found.committed })
 }
 

@@ -4,7 +4,7 @@
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
 use farkeep_core::log::EpochHistory;
-use farkeep_core::lsn::Lsn;
+use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
 
@@ -86,8 +86,10 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
         return refuse(
             RefuseReason::StaleLeader,
             format!(
-                "the follower has followed epoch {followed} and holds records up to LSN {durable} that this leader of \
-                 epoch {epoch} does not have (common up to {common}): this leader has been superseded"
+                "the follower has followed epoch {} and holds records up to LSN {durable} that this leader of epoch \
+                 {} does not have (common up to {common}): this leader has been superseded",
+                Epoch::new(followed),
+                Epoch::new(epoch),
             ),
         );
     }

@@ -449,11 +449,11 @@ impl Leader {
             Decision::Resume { from, fabric, fabric_reason } => (from, fabric, fabric_reason),
             Decision::Refuse(refuse) => return Join::Refused(refuse),
             Decision::Renew { above } => {
+                let above = Epoch::new(above);
                 let text = format!(
                     "the leader begins a reign above epoch {above}, which this follower has promised to"
                 );
-                let refuse = self.refuse(RefuseReason::TryAgain, text);
-                return Join::Renew { above: Epoch::new(above), refuse };
+                return Join::Renew { above, refuse: self.refuse(RefuseReason::TryAgain, text) };
             }
         };
         let replaces =

@@ -206,7 +206,7 @@ fn role_line(info: &EngineInfo) -> String {
                 1 => "sync-followers 1: a write waits for a follower that holds it durably".to_owned(),
                 n => format!("sync-followers {n}: a write waits for {n} followers that hold it durably"),
             };
-            format!("Leader, epoch {}, durable up to LSN {}, {promise}", info.epoch, info.durable_lsn)
+            format!("Leader, epoch {}, durable up to LSN {}, {promise}", info.epoch_shown, info.durable_lsn)
         }
     }
 }

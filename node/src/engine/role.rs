@@ -330,7 +330,7 @@ impl Engine {
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
         let took_ms = node.now().ms - started.ms;
-        tracing::info!(epoch = epoch.get(), committed = %self.committed, took_ms, "promoted to leader");
+        tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
     }
 

@@ -130,8 +130,9 @@ fn describe(pool: &Pool) -> Report {
     }
 
     report.section("epochs", "Epochs");
-    report.field("epoch", "epoch", state.history.epoch().get());
-    report.field("promised_epoch", "promised epoch", state.promised.get());
+    let (epoch, promised) = (state.history.epoch(), state.promised);
+    report.remarked("epoch", "epoch", epoch.get(), epoch.to_string());
+    report.remarked("promised_epoch", "promised epoch", promised.get(), promised.to_string());
     let reigns = state.history.reigns().iter().map(|reign| {
         serde_json::json!({
             "epoch": reign.epoch.get(),

@@ -157,8 +157,10 @@ pub struct EngineInfo {
     pub previous_replid: String,
     /// Where the present reign began, if there was one before it.
     pub reign_start_lsn: Option<u64>,
-    /// Number of the present reign.
+    /// The present reign's epoch as a number.
     pub epoch: u32,
+    /// The same as people read it and as the log shows it: `promotions.restarts`.
+    pub epoch_shown: String,
     /// `oldest_lsn`.
     pub oldest_lsn: u64,
     /// `checkpoint_lsn`.
