@@ -197,26 +197,6 @@ fn oldest_kept(log: &LogMap, checkpoint: Lsn, end: Lsn, known: Lsn) -> Lsn {
     oldest.max(known)
 }
 
-/// Whether the ring holds the stream from `from`, which must be the end of a transaction, up to the checkpoint or
-/// the end of the log without a gap. Walks that part of the log; use it before promising to ship from far back.
-pub fn reaches_back(log: &LogMap, from: Lsn) -> bool {
-    let checkpoint = log.state().checkpoint;
-    if from >= checkpoint.lsn {
-        return from <= log.appended();
-    }
-    let start = log.geometry().record_start(from);
-    let Ok((header, _)) = RawHeader::read_from_prefix(log.segment_rest(start)) else { return false };
-    let mut at = Position { lsn: from, crc: header.prev_crc.get(), epoch: Epoch::ZERO };
-    while at.lsn < checkpoint.lsn {
-        let mut scanner = Scanner::new(log, at);
-        if scanner.next().is_err() {
-            return false;
-        }
-        at = scanner.position();
-    }
-    at == checkpoint
-}
-
 /// What a leader works with.
 #[derive(Debug)]
 pub struct Leader {

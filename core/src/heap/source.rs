@@ -33,7 +33,8 @@ pub trait ImageSource: Send + Sync + fmt::Debug {
 pub trait RedoSink {
     /// Appends one transaction made of these ranges, whose bytes are to be read from `view` (with
     /// [`View::peek_bytes`]), and returns the LSN of its end. The ranges come in the order in which they must be
-    /// replayed: growth first, then fills, then bytes in ascending order, no two of them overlapping.
+    /// replayed: growth first, then fills, then bytes. Fills and bytes are each in ascending order, and no two of one
+    /// kind overlap; bytes may well lie in what a fill has cleared.
     /// On an error nothing has been appended.
     fn append(&mut self, view: &View, ranges: &[Range]) -> Result<Lsn, CommitError>;
 
