@@ -26,7 +26,7 @@ fn main() {
     let mut leader =
         open_leader(&pool, &LeaderOptions::new(Replid([1; 20]), Some([2; 16]))).expect("a leader");
     let mut txn = leader.heap.txn();
-    Heap::format(&mut txn).expect("room");
+    Heap::format(&mut txn, [2; 16]).expect("room");
     txn.alloc(64 << 20).expect("room");
     txn.commit(&mut leader.appender).expect("room");
 

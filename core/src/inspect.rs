@@ -176,6 +176,9 @@ pub fn contents(pool: &Pool) -> Result<Heap, RecoverError> {
     let log = pool.log();
     let state = log.state();
     let mut heap = Heap::open(Arc::new(FixedImage(Arc::clone(pool.image()))), state.image_len)?;
+    if heap.is_formatted() {
+        Heap::check_identity(heap.view(), u64::MAX, state.dataset_id)?;
+    }
     redo_uncommitted(log, &mut heap, state.checkpoint, survey(log).end.lsn)?;
     Ok(heap)
 }

@@ -7,14 +7,15 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use crate::arbitrary::{recover_arbitrary, recover_pieces};
-use crate::heap::Offset;
+use crate::heap::{Heap, Offset};
 use crate::inspect::{contents, inspect};
+use crate::log::Replid;
 use crate::log::ring::LogFileError;
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolError, PoolOptions};
-use crate::recover::open_follower;
+use crate::recover::{LeaderOptions, open_follower, open_leader};
 use crate::recover_tests::{lead, options, put};
 
 fn small(path: &Path) -> PoolOptions {
@@ -137,6 +138,45 @@ fn an_image_without_its_log_or_shorter_than_its_checkpoint_is_refused() {
     OpenOptions::new().write(true).open(dir.path().join("image")).unwrap().set_len(4096).unwrap();
     refused(dir.path(), |error| matches!(error, PoolError::Image { found: 4096, .. }));
     assert_eq!(inspect(dir.path(), None).unwrap().findings().len(), 1);
+}
+
+/// Two pools of one make: every length fits, and only the name of the dataset tells them apart.
+#[test]
+fn an_image_of_another_dataset_is_refused_with_both_names_and_not_touched() {
+    let dirs = [1u8, 2].map(|dataset| {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = Pool::open(&small(dir.path())).unwrap();
+        let options = LeaderOptions::new(Replid([1; 20]), Some([dataset; 16]));
+        let mut leader = open_leader(&pool, &options).unwrap();
+        let mut txn = leader.heap.txn();
+        Heap::format(&mut txn, [dataset; 16]).unwrap();
+        let end = txn.commit(&mut leader.appender).unwrap();
+        leader.appender.persist();
+        pool.log().sync().unwrap();
+        leader.replayer.run(end).unwrap();
+        leader.replayer.checkpoint().unwrap();
+        dir
+    });
+    let path = dirs[0].path();
+    fs::copy(dirs[1].path().join("image"), path.join("image")).unwrap();
+    let files = || ["image", "log"].map(|name| fs::read(path.join(name)).unwrap());
+    let before = files();
+    let pool = Pool::open(&small(path)).unwrap();
+    let options = LeaderOptions::new(Replid([2; 20]), None);
+    for error in [
+        open_leader(&pool, &options).map(drop).unwrap_err(),
+        open_follower(&pool).map(drop).unwrap_err(),
+        contents(&pool).map(drop).unwrap_err(),
+    ] {
+        let expected = format!(
+            "the image belongs to dataset {}, its log to dataset {}",
+            "02".repeat(16),
+            "01".repeat(16)
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+    drop(pool);
+    assert!(before == files());
 }
 
 #[test]

@@ -377,7 +377,8 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
         let image = pool.image();
         // A power cut may leave a file on a disk shorter than the image that it holds; replaying makes it longer again.
         let longest = if image.persistence().by_instructions() { image.allocated() } else { image.max_len() };
-        Heap::check_identity(&View::of_image(image.shared_memory(), state.image_len), longest)?;
+        let view = View::of_image(image.shared_memory(), state.image_len);
+        Heap::check_identity(&view, longest, state.dataset_id)?;
     }
     let mut found = survey(log);
     if let Stop::Malformed(source) = found.stop {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::heap::{Heap, Offset, RedoSink};
+use crate::inspect::contents;
 use crate::log::{Geometry, Replid};
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
@@ -30,7 +31,7 @@ pub(crate) fn lead(pool: &Pool, number: u8) -> Leader {
 pub(crate) fn put(leader: &mut Leader, number: u64, padding: usize) -> Lsn {
     let mut txn = leader.heap.txn();
     if txn.image_len() == 0 {
-        Heap::format(&mut txn).unwrap();
+        Heap::format(&mut txn, [9; 16]).unwrap();
     }
     if padding > 0 {
         let old = txn.root(1);
@@ -264,6 +265,7 @@ fn an_image_that_grew_after_the_checkpoint_is_opened_again() {
 
     // The process died, the machine did not: the image is as the replayer left it.
     let pool = Pool::on_double(&double, &options).unwrap();
+    assert_eq!(contents(&pool).unwrap().view().root(0), Offset::new(3));
     let leader = lead(&pool, 2);
     assert_eq!(leader.heap.view().root(0), Offset::new(3));
 }

@@ -202,7 +202,7 @@ fn a_full_file_system_is_an_error_and_service_goes_on_with_what_is_there() {
     let mut heap = Heap::open(source.clone(), 0).unwrap();
     let mut log = Replica::default();
     let mut txn = heap.txn();
-    Heap::format(&mut txn).unwrap();
+    Heap::format(&mut txn, [9; 16]).unwrap();
     txn.commit(&mut log).unwrap();
     // There is room for a little more, but not for a whole step of growth.
     source.space.store((4 << 20) + 8192, Ordering::Relaxed);

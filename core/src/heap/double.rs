@@ -118,7 +118,7 @@ pub fn formatted(max_len: u64) -> (Heap, Replica) {
     let mut heap = Heap::open(MemSource::new(max_len), 0).expect("address space");
     let mut log = Replica::default();
     let mut txn = heap.txn();
-    Heap::format(&mut txn).expect("room for the superblock");
+    Heap::format(&mut txn, [9; 16]).expect("room for the superblock");
     txn.commit(&mut log).expect("an empty log");
     (heap, log)
 }

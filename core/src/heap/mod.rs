@@ -70,24 +70,26 @@ impl Heap {
         let mut view = View::working(source.memory(), pages);
         view.set_image_len(image_len);
         if image_len > 0 {
-            superblock::check(&view)?;
+            // It may be later than the checkpoint whose length this is; once the log is redone, it is looked at again.
+            superblock::check_format(&view, source.max_len())?;
         }
         let used = UsedBytes::stored(&view);
         Ok(Heap { view, source, scratch: Scratch::default(), used })
     }
 
     /// Whether `view` shows an image that this program can work on; it may be later than the checkpoint,
-    /// whose length the view has, and as long as `longest`.
+    /// whose length the view has, and as long as `longest`. And whether it is this dataset's.
     ///
     /// # Errors
-    /// [`HeapError::Foreign`] when its superblock says otherwise.
-    pub fn check_identity(view: &View, longest: u64) -> Result<(), HeapError> {
-        superblock::check_identity(view, longest)
+    /// [`HeapError::Foreign`] or [`HeapError::OtherDataset`] when its superblock says otherwise.
+    pub fn check_identity(view: &View, longest: u64, dataset_id: [u8; 16]) -> Result<(), HeapError> {
+        superblock::check_format(view, longest)?;
+        superblock::check_dataset(view, dataset_id)
     }
 
-    /// Writes the superblock of an empty image: the first transaction of a dataset.
-    pub fn format(txn: &mut Txn<'_>) -> Result<(), HeapError> {
-        alloc::format(txn)
+    /// Writes the superblock of an empty image: the first transaction of this dataset.
+    pub fn format(txn: &mut Txn<'_>, dataset_id: [u8; 16]) -> Result<(), HeapError> {
+        alloc::format(txn, dataset_id)
     }
 
     /// Whether the image has been formatted.

@@ -10,6 +10,7 @@ use super::range::Range;
 use super::view::View;
 use crate::lsn::Lsn;
 use crate::pmem::mem::Mem;
+use crate::pool::hex;
 
 /// The image a heap works on, as the heap sees it: private memory that reads through to the image.
 pub trait ImageSource: Send + Sync + fmt::Debug {
@@ -72,6 +73,14 @@ pub enum HeapError {
         found: u64,
         /// What it should hold.
         expected: u64,
+    },
+    /// The image is one, but another pool's.
+    #[error("the image belongs to dataset {}, its log to dataset {}", hex(found), hex(expected))]
+    OtherDataset {
+        /// The dataset that the image names.
+        found: [u8; 16],
+        /// The dataset that it should be.
+        expected: [u8; 16],
     },
 }
 

@@ -2,7 +2,8 @@
 //!
 //! It says what the image is and where everything else is found: the roots of the heap's user, and the allocator's
 //! heads. It is written by the first transaction of a dataset, at LSN 0, and holds nothing that is not in the bytes
-//! of transactions, so it is the same on every node (I5). Whose data it is, the log's header says.
+//! of transactions, so it is the same on every node (I5). It names the dataset, as the log's state does, so that an
+//! image and a log that do not belong together are told apart; whose node they are on, the log's header says.
 
 use std::mem::offset_of;
 
@@ -24,7 +25,7 @@ pub(super) const BINS_MAX: usize = 160;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"farkeep\0");
 /// Raised whenever a program of this version could not read the image, or would damage it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Page 0. Page numbers are 32 bits; page 0 stands for none.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -37,7 +38,9 @@ struct Superblock {
     used_bytes: u64,
     /// Pages in use or on a free list; behind them lies what was never used, or was given back.
     top: u32,
-    reserved: [u8; 28],
+    reserved_pad: [u8; 4],
+    dataset_id: [u8; 16],
+    reserved: [u8; 8],
     roots: [Offset; ROOTS],
     tables: [u32; TABLES],
     partial: [u32; CLASSES_MAX],
@@ -59,6 +62,7 @@ pub(super) const PAGE_LEN_AT: Offset = field_at!(page_len);
 pub(super) const IMAGE_LEN_AT: Offset = field_at!(image_len);
 pub(super) const USED_BYTES_AT: Offset = field_at!(used_bytes);
 pub(super) const TOP_AT: Offset = field_at!(top);
+pub(super) const DATASET_ID_AT: Offset = field_at!(dataset_id);
 pub(super) const BINS_AT: Offset = field_at!(bins);
 
 #[inline]
@@ -91,7 +95,7 @@ pub(super) const IDENTITY: [(Offset, u64); 3] =
 /// Whether the image is one this program can work on, at a moment when it may be ahead of what is known of it: a crash
 /// leaves it with records that are later than the checkpoint, growth among them.
 /// Its length lies between the checkpoint's, which is the view's, and `longest`.
-pub(super) fn check_identity(view: &View, longest: u64) -> Result<(), HeapError> {
+pub(super) fn check_format(view: &View, longest: u64) -> Result<(), HeapError> {
     let foreign = |what, found, expected| Err(HeapError::Foreign { what, found, expected });
     if view.image_len() < PAGE_LEN {
         return foreign("image length", view.image_len(), PAGE_LEN);
@@ -115,9 +119,15 @@ pub(super) fn check_identity(view: &View, longest: u64) -> Result<(), HeapError>
     Ok(())
 }
 
+/// Whether the image is this dataset's: another pool's may have been put in its place.
+pub(super) fn check_dataset(view: &View, dataset_id: [u8; 16]) -> Result<(), HeapError> {
+    let found = view.peek::<[u8; 16]>(DATASET_ID_AT);
+    if found == dataset_id { Ok(()) } else { Err(HeapError::OtherDataset { found, expected: dataset_id }) }
+}
+
 /// Whether the image is one this program can work on, and as long as it says.
 pub(super) fn check(view: &View) -> Result<(), HeapError> {
-    check_identity(view, u64::MAX)?;
+    check_format(view, u64::MAX)?;
     let image_len = view.peek::<u64>(IMAGE_LEN_AT);
     if image_len != view.image_len() {
         let (what, found, expected) = ("image length", image_len, view.image_len());

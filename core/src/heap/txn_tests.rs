@@ -245,7 +245,7 @@ fn adjacent_private_pages_are_dropped_in_one_run() {
     let mut heap = Heap::open(source.clone(), 0).unwrap();
     let mut log = Replica::default();
     let mut txn = heap.txn();
-    Heap::format(&mut txn).unwrap();
+    Heap::format(&mut txn, [9; 16]).unwrap();
     let at = txn.alloc(40 * 4096).unwrap();
     txn.init(at, &vec![1; 40 * 4096]);
     let end = txn.commit(&mut log).unwrap();

@@ -95,7 +95,7 @@ impl Store {
         let mut heap = Heap::open(Arc::new(Memory { max_len, start: Vec::new() }), 0).unwrap();
         let mut log = Log { replays, ..Log::default() };
         let mut txn = heap.txn();
-        Heap::format(&mut txn).unwrap();
+        Heap::format(&mut txn, [9; 16]).unwrap();
         let ks = Keystore::format(&mut txn, 16, 0x5EED).unwrap();
         txn.commit(&mut log).unwrap();
         Self { heap, log, ks, db: 0, now_ms: 1_700_000_000_000, resp3: false, max_len }

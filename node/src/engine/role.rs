@@ -176,7 +176,7 @@ impl Engine {
             Keystore::open(heap.view())?
         } else {
             let mut txn = heap.txn();
-            Heap::format(&mut txn)?;
+            Heap::format(&mut txn, self.pool.dataset_id().context("a leader has a dataset")?)?;
             let keystore = Keystore::format(&mut txn, config.databases, u64::from_ne_bytes(random()))?;
             established = txn.commit(&mut appender)?;
             self.nothing_told_until = established;

@@ -261,9 +261,10 @@ impl Node {
             held: HeldReplies::new(),
         };
         if !leading.heap.is_formatted() {
+            let dataset_id = self.pool().dataset_id().expect("a leader has a dataset");
             let before = leading.appender.position();
             let mut txn = leading.heap.txn();
-            workload::found(&mut txn).expect("room in an empty image");
+            workload::found(&mut txn, dataset_id).expect("room in an empty image");
             txn.commit(&mut leading.appender).expect("room in an empty log");
             oracle.appended(before, leading.appender.position(), leading.heap.view());
         }

@@ -10,8 +10,8 @@ const CELL_LEN: u64 = 16;
 const TABLE_ROOT: usize = 0;
 
 /// Fills a new dataset's image with a superblock and an empty table.
-pub fn found(txn: &mut Txn<'_>) -> Result<(), HeapError> {
-    Heap::format(txn)?;
+pub fn found(txn: &mut Txn<'_>, dataset_id: [u8; 16]) -> Result<(), HeapError> {
+    Heap::format(txn, dataset_id)?;
     let len = (CELLS * CELL_LEN) as usize;
     let table = txn.alloc(len)?;
     txn.init(table, &vec![0; len]);

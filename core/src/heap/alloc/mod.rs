@@ -30,7 +30,7 @@ use desc::Kind;
 const USED_BYTES_LAG: u64 = 64 << 10;
 
 /// Makes an empty image a heap.
-pub(super) fn format(txn: &mut Txn<'_>) -> Result<(), HeapError> {
+pub(super) fn format(txn: &mut Txn<'_>, dataset_id: [u8; 16]) -> Result<(), HeapError> {
     assert_eq!(txn.image_len(), 0, "the image is formatted already");
     extent::format(txn)?;
     for (at, value) in superblock::IDENTITY {
@@ -39,6 +39,7 @@ pub(super) fn format(txn: &mut Txn<'_>) -> Result<(), HeapError> {
             _ => txn.put(at, &(value as u32)),
         }
     }
+    txn.put(superblock::DATASET_ID_AT, &dataset_id);
     Ok(())
 }
 

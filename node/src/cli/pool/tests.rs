@@ -19,7 +19,7 @@ fn pool() -> TempDir {
     let pool = open(&dir);
     let mut leader = open_leader(&pool, &LeaderOptions::new(Replid([7; 20]), Some([9; 16]))).unwrap();
     let mut txn = leader.heap.txn();
-    Heap::format(&mut txn).unwrap();
+    Heap::format(&mut txn, [9; 16]).unwrap();
     let mut ks = Keystore::format(&mut txn, 16, 1).unwrap();
     let end = txn.commit(&mut leader.appender).unwrap();
     leader.appender.set_committed_hint(end);
