@@ -147,6 +147,47 @@ fn an_empty_pool_of_another_log_size_is_given_up_for_the_leaders_dataset_at_star
     wait_until_key(&follower, "k", "v");
 }
 
+/// What a killed node has written, its image does not hold yet: that it holds no key is in its log only.
+#[test]
+fn an_empty_leader_that_was_killed_takes_the_leaders_dataset_over_at_start() {
+    let leader = Server::farkeep();
+    leader.client().expect_ok("SET k v");
+    for emptied in [false, true] {
+        let mut follower = Server::farkeep();
+        expect_link_trouble(&mut follower);
+        if emptied {
+            follower.client().expect_ok("SET gone soon");
+            follower.client().expect_ok("FLUSHALL");
+            wait::until("the image to have no key either", || {
+                let lsn = |name: &str| follower.info("farkeep", name);
+                lsn("farkeep_applied_lsn") == lsn("farkeep_appended_lsn")
+            });
+        }
+        follower.kill();
+        follower.follow(leader.port());
+        follower.restart();
+        wait_until_up(&follower);
+        wait_until_key(&follower, "k", "v");
+        assert_eq!(get(&mut follower.client(), "gone"), None);
+    }
+}
+
+/// A key that only the log holds is as much to lose as one in the image.
+#[test]
+fn a_killed_leader_with_a_single_key_is_refused_and_keeps_it() {
+    let mut leader = Server::farkeep();
+    leader.expect_log("refused a follower");
+    let mut other = Server::farkeep();
+    expect_link_trouble(&mut other);
+    other.client().expect_ok("SET mine kept");
+    other.kill();
+    other.follow(leader.port());
+    other.restart();
+    wait_for_reason(&other, "holds another dataset");
+    promote(&other);
+    assert_eq!(get(&mut other.client(), "mine").as_deref(), Some("kept"));
+}
+
 #[test]
 fn a_leader_with_other_data_is_refused_keeps_it_and_says_why_without_flooding_the_log() {
     let mut leader = Server::farkeep();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::heap::{Heap, View};
+use farkeep_core::inspect;
 use farkeep_core::log::{Appender, Geometry, Replid};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::{Pool, PoolOptions};
@@ -72,7 +73,8 @@ pub(super) struct Following {
     pub(super) view: Option<View>,
     /// The image may be read once this has been applied: a crash may have left it partly ahead.
     pub(super) consistent_at: Lsn,
-    /// When it began to follow it held not a single key, so a foreign leader's dataset may take its place.
+    /// No leader has taken this node in since it began to follow, and no key has been looked for and found: if it turns
+    /// out to hold none, a foreign leader's dataset may take its place.
     disposable: bool,
 }
 
@@ -160,7 +162,7 @@ impl Engine {
         };
         let opened = match &config.replicaof {
             None => engine.open_as_leader(config, Epoch::ZERO)?,
-            Some(leader) => engine.open_as_follower(config, leader.clone(), false)?,
+            Some(leader) => engine.open_as_follower(config, leader.clone())?,
         };
         Ok((engine, opened))
     }
@@ -213,8 +215,7 @@ impl Engine {
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
 
-    /// `emptied`: the working view that was just given up held no key.
-    fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress, emptied: bool) -> Result<Opened> {
+    fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress) -> Result<Opened> {
         let log = Arc::clone(self.pool.log());
         let state = log.state();
         let (mut view, mut replayer, mut tail) = (None, None, None);
@@ -254,10 +255,7 @@ impl Engine {
                 mid_sync: state.mid_sync,
             },
         );
-        // At a start it is a pool whose log has nothing that is not in the image.
-        let settled = progress.applied == progress.durable;
-        let disposable = emptied || (settled && view.is_some() && self.holds_no_keys(view.as_ref()));
-        self.role = Role::Follower(Following { view, consistent_at, disposable });
+        self.role = Role::Follower(Following { view, consistent_at, disposable: true });
         crate::cli::log::set_role(b'S');
         let followership = Followership {
             leader,
@@ -340,10 +338,6 @@ impl Engine {
     /// When the pool cannot be opened as a follower's.
     pub fn follow(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
         let config = node.config();
-        let emptied = match &self.role {
-            Role::Leader(leading) => self.holds_no_keys(Some(leading.heap.view())),
-            _ => false,
-        };
         {
             let mut replayer = node.replayer.lock();
             if self.is_leader()
@@ -360,7 +354,7 @@ impl Engine {
         self.drop_role();
         self.reign += 1;
         node.wake_workers();
-        let opened = self.open_as_follower(&config, leader.clone(), emptied)?;
+        let opened = self.open_as_follower(&config, leader.clone())?;
         node.install(opened);
         tracing::info!(leader = %leader, "now following");
         node.update_config(|config| config.replicaof = Some(leader));
@@ -368,11 +362,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether no database of this image has a key.
-    fn holds_no_keys(&self, view: Option<&View>) -> bool {
-        match (view, &self.keystore) {
-            (Some(view), Some(ks)) => (0..ks.databases()).all(|db| ks.db_stats(view, db).keys == 0),
-            _ => false,
+    /// Whether there is no key in this node's pool, neither in the image nor in what the log holds beyond it, committed or
+    /// not. Reads the log from the checkpoint on, so it is asked only where much hangs on it. The replayer must be at rest.
+    fn holds_no_keys(&self) -> bool {
+        let empty =
+            |ks: &Keystore, view: &View| (0..ks.databases()).all(|db| ks.db_stats(view, db).keys == 0);
+        if self.read_parts().is_ok_and(|(view, ks)| !empty(ks, view)) {
+            return false;
+        }
+        if recover::survey(self.pool.log()).lost_committed.is_some() {
+            return false;
+        }
+        match inspect::contents(&self.pool) {
+            Ok(heap) if heap.is_formatted() => {
+                Keystore::open(heap.view()).is_ok_and(|ks| empty(&ks, heap.view()))
+            }
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, "what the pool holds cannot be told");
+                false
+            }
         }
     }
 
@@ -390,19 +399,23 @@ impl Engine {
         };
         {
             let mut replayer = node.replayer.lock();
+            if !self.holds_no_keys() {
+                self.joined();
+                return Ok(false);
+            }
             *node.followership() = None;
             *replayer = None;
         }
         self.drop_role();
         self.pool.abandon().context("the empty dataset could not be given up")?;
         node.marks.publish(Lsn::ZERO, Lsn::ZERO);
-        let opened = self.open_as_follower(&node.config(), leader.clone(), false)?;
+        let opened = self.open_as_follower(&node.config(), leader.clone())?;
         node.install(opened);
         tracing::info!(leader = %leader, "gave up a dataset without keys to take over the leader's");
         Ok(true)
     }
 
-    /// A leader has taken this node in: from here on there is something to lose.
+    /// A leader has taken this node in, or it has been found to hold keys: from here on there is something to lose.
     pub fn joined(&mut self) {
         if let Role::Follower(following) = &mut self.role {
             following.disposable = false;
