@@ -10,9 +10,11 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -429,15 +431,30 @@ impl Drop for Server {
     }
 }
 
-/// A port nobody listens on now. Test processes run beside each other, so each starts looking somewhere else.
+/// A port that is this test process's until it ends: nobody listens on it, and no other test process gets it, not even while
+/// the server that has it is killed and started again.
+///
+/// Binding port 0 and closing it again would not do: between that and the server's own bind, and in every restart, the port
+/// is anybody's. So ports are taken from below the ephemeral range, where the kernel gives out none, and each is locked by a
+/// file of its own. The kernel lets go of the lock when the process ends, however it ends.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let locks = std::env::temp_dir().join("farkeep-test-ports");
+    fs::create_dir_all(&locks).expect("a directory for the locks of test ports");
     let span = PORTS.end - PORTS.start;
+    // Processes that start looking in different places seldom have to go on looking.
     let spread = u16::try_from((std::process::id() * 37) % u32::from(span)).expect("below the span");
     for _ in 0..span {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = PORTS.start + (spread.wrapping_add(step)) % span;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(locks.join(port.to_string()));
+        let lock = lock.expect("the lock of a test port can be opened");
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+        {
+            TAKEN.lock().expect("no holder panics").push(lock);
             return port;
         }
     }
@@ -450,4 +467,19 @@ pub fn scratch_dir() -> TempDir {
     builder.prefix("farkeep-test-");
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { builder.tempdir_in(shm) } else { builder.tempdir() }.expect("a scratch directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `flock` is between open files, so another open of the same one stands for another process.
+    #[test]
+    fn a_port_stays_taken_while_nobody_listens_on_it() {
+        let port = free_port();
+        let path = std::env::temp_dir().join("farkeep-test-ports").join(port.to_string());
+        let other = File::open(path).expect("the lock is there");
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
+        assert_ne!(free_port(), port);
+    }
 }
