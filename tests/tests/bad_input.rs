@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farkeep_tests::load::Load;
 use farkeep_tests::mount::SmallFileSystem;
@@ -367,8 +367,11 @@ const OUTRUN: &str = "log no longer reaches";
 /// What a writer is told when the ring has had no room for too long.
 const LOG_FULL: &str = "OOM the redo log is full";
 
+/// What a writer is told that would have to wait for a follower that is not there.
+const NO_FOLLOWER: &str = "NOREPLICAS Not enough good replicas";
+
 /// A follower that nobody has to wait for does not move while the ring would turn over four times: a writer waits for it, but
-/// not for ever: one or two are told that the log is full, then the follower is given up. Afterwards the follower catches up or is told why it cannot.
+/// not for so long that it is refused: the follower is given up. Afterwards it catches up or is told why it cannot.
 #[test]
 fn a_follower_that_nobody_waits_for_holds_writers_up_only_for_a_while() {
     let leader = ServerBuilder::farkeep().args("--log-size 16mb --log-full-timeout 1000").start();
@@ -381,23 +384,15 @@ fn a_follower_that_nobody_waits_for_holds_writers_up_only_for_a_while() {
     pair.follower.freeze();
     let mut writer = pair.leader.client();
     let value = "x".repeat(10_000);
-    let mut longest = Duration::ZERO;
-    let mut refused = 0;
     for number in 0..6_400 {
-        let start = Instant::now();
         let answer = writer.command(&["SET", &format!("k{}", number % 500), &value]);
-        longest = longest.max(start.elapsed());
-        match answer.error() {
-            None => assert!(answer.is_ok(), "write {number}: {answer:?}"),
-            Some(text) => {
-                assert!(text.starts_with(LOG_FULL), "write {number}: {text}");
-                refused += 1;
-            }
-        }
+        assert!(answer.is_ok(), "write {number}: {answer:?}");
     }
-    println!("the longest write took {longest:?}; {refused} were refused");
-    assert!(refused <= 2, "{refused} writes were refused for the sake of a follower that nobody waits for");
-    assert!(longest > Duration::from_millis(500), "the ring was never full: nobody waited");
+    assert_ne!(
+        pair.leader.info("farkeep", "farkeep_log_full_waits"),
+        "0",
+        "nobody waited: the ring was never full"
+    );
     pair.follower.thaw();
     let whole = wait::holds_within(Duration::from_secs(10), || {
         pair.follower.info("replication", "master_link_status") == "up"
@@ -408,8 +403,9 @@ fn a_follower_that_nobody_waits_for_holds_writers_up_only_for_a_while() {
     assert!(pair.leader.is_running() && pair.follower.is_running());
 }
 
-/// The ring fills up with writes that wait for a frozen follower: those that find no room are told so after a while, the node
-/// serves reads all the time, and goes on when the follower does. Nothing that was refused is there, nothing is half there.
+/// The ring fills up with writes that wait for a frozen follower: those that find no room are told after a while that the
+/// follower is missing (or, should they have run out of time, that there is no room), the node serves reads all the time, and
+/// goes on when the follower does. Nothing that was refused is there, nothing is half there.
 #[test]
 fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
     const WRITERS: usize = 40;
@@ -440,8 +436,8 @@ fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
         *tally.entry(answer.as_str()).or_insert(0) += 1;
     }
     println!("answers: {tally:?}");
-    let full = |answer: &str| answer.starts_with(LOG_FULL);
-    assert!(answers.iter().any(|answer| full(answer)), "no writer was told that the log is full: {tally:?}");
+    let refused = |answer: &str| answer.starts_with(LOG_FULL) || answer.starts_with(NO_FOLLOWER);
+    assert!(answers.iter().any(|answer| refused(answer)), "no writer was refused: {tally:?}");
     assert!(
         !answers.iter().any(|answer| answer.contains("OK")),
         "acknowledged without a follower: {tally:?}"
@@ -451,7 +447,7 @@ fn a_full_ring_is_back_pressure_then_a_clear_error_then_service_again() {
     pair.wait_until_applied();
     for (number, answer) in answers.iter().enumerate() {
         let len = reader.words(&format!("STRLEN large:{number}"));
-        let expected: &[i64] = if full(answer) { &[0] } else { &[0, 600_000] };
+        let expected: &[i64] = if refused(answer) { &[0] } else { &[0, 600_000] };
         assert!(
             len.int().is_some_and(|len| expected.contains(&len)),
             "writer {number} was told {answer}, and finds {len:?}"
