@@ -151,12 +151,25 @@ impl Engine {
         let Role::Leader(leading) = &mut self.role else { return };
         leading.make_durable(node);
         leading.take_local_marks(&node.marks);
-        let tail_due = leading.tail_due_ms.is_some_and(|due| now.ms >= due);
-        let shipped = leading.sessions.ship(&mut leading.machine, &leading.memory.0, tail_due);
+        // On a disk, what is appended goes out with its group.
+        let until =
+            if leading.has_log_writer() { leading.machine.durable() } else { leading.machine.appended() };
+        let tail_due =
+            until == leading.machine.appended() && leading.tail_due_ms.is_some_and(|due| now.ms >= due);
+        let shipped = leading.sessions.ship(&mut leading.machine, &leading.memory.0, until, tail_due);
         leading.sessions.collect_at_once(&mut leading.machine, now);
         leading.schedule_tail(node, now, self.committed, shipped || tail_due);
         let committed = leading.machine.committed();
         self.set_committed(node, committed);
+    }
+
+    /// Posts to the followers what the log writer is about to make durable here.
+    pub fn ship_group(&mut self) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        let until = leading.machine.appended();
+        if leading.sessions.ship(&mut leading.machine, &leading.memory.0, until, false) {
+            leading.tail_due_ms = None;
+        }
     }
 
     /// Takes the followers' acknowledgements.

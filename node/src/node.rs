@@ -177,6 +177,8 @@ pub struct Node {
     pub replay: Signal,
     /// Work for the log writer (`disk` only).
     pub log_writer: Signal,
+    /// The end of the log from which on the log writer wants to be woken: its group is complete then.
+    pub log_group: AtomicU64,
     /// A new role for the link thread.
     pub link: Signal,
     /// 40 hexadecimal digits, new at every start.
@@ -223,6 +225,7 @@ impl Node {
             tail_pending: AtomicBool::new(false),
             replay: Signal::default(),
             log_writer: Signal::default(),
+            log_group: AtomicU64::new(0),
             link: Signal::default(),
             run_id,
             started_at_ms: unix_ms,

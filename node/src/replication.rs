@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use farkeep_core::lsn::Lsn;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, shm, tcp};
 use farkeep_leader::{FollowerId, Join, Leader, Peer, ship};
@@ -56,15 +57,16 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Posts to every follower what it lacks. With `tail` also where nothing but the tail cell is new.
+    /// Posts what it lacks to every follower that was not sent the log up to `until` yet; with `tail` to every one, for the
+    /// tail cell's sake.
     /// Returns whether anything went out.
-    pub fn ship(&mut self, leader: &mut Leader, log: &Arc<dyn LogMemory>, tail: bool) -> bool {
+    pub fn ship(&mut self, leader: &mut Leader, log: &Arc<dyn LogMemory>, until: Lsn, tail: bool) -> bool {
         let mut broken = Vec::new();
         let mut shipped = false;
         for (&id, session) in &mut self.by_id {
             let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
-            if !follower.in_reach() || (follower.shipped == leader.appended() && !tail && !window.blocked) {
+            if !follower.in_reach() || (follower.shipped >= until && !tail && !window.blocked) {
                 continue;
             }
             match ship::pump(leader, id, window.remote.as_mut(), log) {

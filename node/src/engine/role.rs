@@ -79,13 +79,18 @@ pub(super) struct Following {
 }
 
 impl Leading {
+    /// Whether the log is made durable by the log writer and not at the end of a turn.
+    pub(super) fn has_log_writer(&self) -> bool {
+        !self.appender.log().region().persistence().by_instructions()
+    }
+
     /// Makes everything appended persistent, or asks the log writer to.
     pub(super) fn make_durable(&mut self, node: &Node) {
         use farkeep_core::heap::RedoSink;
         let appended = self.appender.appended();
         if appended > self.machine.appended() {
             self.machine.set_appended(appended);
-            if !self.appender.log().region().persistence().by_instructions() {
+            if self.has_log_writer() && appended.get() >= node.log_group.load(Ordering::SeqCst) {
                 node.log_writer.raise();
             }
         }
