@@ -201,6 +201,18 @@ pub enum FabricError {
         /// The last ticket given out.
         posted: u64,
     },
+    /// A message of the peer makes no sense, or something was asked for that cannot be.
+    #[error("{what}")]
+    Malformed {
+        /// What makes no sense.
+        what: &'static str,
+    },
+    /// The network card could not do what it was asked to.
+    #[error("the network card says: {status}")]
+    Failed {
+        /// Its reason, such as `remote access error`.
+        status: String,
+    },
     /// The window could not be made persistent.
     #[error("the window could not be made persistent")]
     Window(#[from] WindowError),

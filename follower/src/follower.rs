@@ -367,7 +367,7 @@ impl Follower {
         self.book.told(Lsn::new(welcome.committed_lsn).min(accepted.resume));
         actions.push(Action::OpenWindow { session: welcome.session, fabric: accepted.fabric });
         let progress = Progress { durable: accepted.resume, ..self.progress() };
-        let ready = Ready { session: welcome.session, progress: progress.message() };
+        let ready = Ready { session: welcome.session, progress: progress.message(), rdma: None };
         actions.push(Action::Send(Body::Ready(ready)));
         self.state = State::Following(Session {
             number: welcome.session,

@@ -144,9 +144,6 @@ pub struct FabricOffer {
     /// Length of the window in bytes.
     #[prost(uint64, tag = "5")]
     pub window_len: u64,
-    /// rdma: the descriptor of the registered region.
-    #[prost(bytes = "vec", tag = "6")]
-    pub descriptor: Vec<u8>,
     /// Why this fabric cannot be used although it is listed; empty when it can.
     #[prost(string, tag = "7")]
     pub unusable: String,
@@ -247,6 +244,23 @@ pub struct Ready {
     /// Where its log ends now; the `resume_lsn` of the `Welcome`.
     #[prost(message, required, tag = "2")]
     pub progress: Progress,
+    /// rdma: the window that is open to this session.
+    #[prost(message, optional, tag = "3")]
+    pub rdma: Option<RdmaWindow>,
+}
+
+/// A window that a leader's network card may write to.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RdmaWindow {
+    /// The descriptor of the registered region.
+    #[prost(bytes = "vec", tag = "1")]
+    pub descriptor: Vec<u8>,
+    /// Length of the window in bytes.
+    #[prost(uint64, tag = "2")]
+    pub window_len: u64,
+    /// What a completed flush rests on: `apm`, the card alone, or `gpspm`, the follower's agent.
+    #[prost(string, tag = "3")]
+    pub mode: String,
 }
 
 /// The leader is alive.
