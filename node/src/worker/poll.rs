@@ -54,8 +54,10 @@ impl std::fmt::Debug for Poll {
     }
 }
 
-/// Ready descriptors taken in one call.
-const MAX_EVENTS: usize = 256;
+/// Ready descriptors taken in one call, and so the most connections of one turn. With more, clients on other processors would
+/// have nothing to do while their server works through a long turn, and it nothing while they all think; with fewer, too few
+/// writes share a turn's persist and send.
+const MAX_EVENTS: usize = 16;
 
 impl Poll {
     /// Creates the epoll instance.
