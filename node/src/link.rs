@@ -356,9 +356,7 @@ fn watch_shm(node: &Arc<Node>, stop: &std::sync::atomic::AtomicBool) {
         if progress.committed > progress.applied {
             node.replay.raise_if_idle();
         }
-        if let Some(pause_us) = watch.pause_us(found) {
-            std::thread::sleep(Duration::from_micros(pause_us));
-        }
+        std::thread::sleep(Duration::from_micros(watch.pause_us(found)));
     }
     node.window_open.store(false, Ordering::Release);
 }

@@ -189,6 +189,8 @@ pub struct Node {
     pub config_file: Option<std::path::PathBuf>,
     /// Active expiry runs (DEBUG SET-ACTIVE-EXPIRE).
     pub active_expire: AtomicBool,
+    /// The replayer stands still (DEBUG SET-REPLAY): the image stays as it is while the log goes on.
+    pub replay_paused: AtomicBool,
     started: Instant,
     pause: Pause,
 }
@@ -231,6 +233,7 @@ impl Node {
             started_at_ms: unix_ms,
             config_file,
             active_expire: AtomicBool::new(true),
+            replay_paused: AtomicBool::new(false),
             started: Instant::now(),
             pause: Pause::default(),
         };

@@ -78,6 +78,9 @@ fn grow_ahead(node: &Node) {
 
 /// One step. Returns whether anything was done.
 fn step(node: &Node, idle: bool) -> Result<bool, ReplayError> {
+    if node.replay_paused.load(Ordering::Relaxed) {
+        return Ok(false);
+    }
     // A leader is told by the engine what is committed, a follower by its followership.
     let follows = node.followership().is_some();
     if !follows {

@@ -54,10 +54,20 @@ pub fn launch(dir: &Path, medium: Medium, flags: &[&str], plan: &Plan) -> anyhow
         Medium::Disk => "disk",
     };
     let port = address.port().to_string();
-    let mut args: Vec<OsString> =
-        ["serve", "--port", &port, "--bind", "127.0.0.1", "--durability", durability, "--pool"]
-            .map(OsString::from)
-            .to_vec();
+    let mut args: Vec<OsString> = [
+        "serve",
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--enable-debug-command",
+        "local",
+        "--durability",
+        durability,
+        "--pool",
+    ]
+    .map(OsString::from)
+    .to_vec();
     args.push(dir.join("pool").into_os_string());
     args.extend(flags.iter().map(OsString::from));
     Ok(Server { child: Child::start(binary, &args, dir)?, address })

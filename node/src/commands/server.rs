@@ -1,5 +1,6 @@
 //! Commands about the process: CONFIG, TIME, SHUTDOWN, DEBUG.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use farkeep_keystore::ReadCtx;
@@ -184,9 +185,11 @@ pub fn debug(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
             ok(call)
         }
         [_, _, flag] if is("set-active-expire") => {
-            call.node
-                .active_expire
-                .store(leading_float(flag) as i64 != 0, std::sync::atomic::Ordering::Relaxed);
+            call.node.active_expire.store(leading_float(flag) as i64 != 0, Ordering::Relaxed);
+            ok(call)
+        }
+        [_, _, flag] if is("set-replay") => {
+            call.node.replay_paused.store(leading_float(flag) as i64 == 0, Ordering::Relaxed);
             ok(call)
         }
         [_, _, key] if is("object") => debug_object(call, key),
@@ -255,6 +258,10 @@ fn debug_help(call: &mut Call<'_>) -> Flow {
         "    Setting it to 0 disables expiring keys in background when they are not",
         "    accessed (otherwise the Redis behavior). Setting it to 1 reenables back the",
         "    default.",
+        "SET-REPLAY <0|1>",
+        "    Setting it to 0 makes the replayer stand still: nothing that is committed",
+        "    gets into the image until it is set to 1 again. A follower then serves stale",
+        "    reads; writes wait once the log is full.",
         "SLEEP <seconds>",
         "    Stop the server for <seconds>. Decimals allowed.",
     ];

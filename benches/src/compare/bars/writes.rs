@@ -1,9 +1,11 @@
 //! Bars 1 and 3: durable writes on two nodes, their throughput, latency and CPU time.
 
+use anyhow::Context;
 use farkeep_benches::stop::Stop;
 use serde_json::json;
 
 use super::{PIPELINES, Plan, caption, of_kind, throughput_table};
+use crate::client::{Answer, Client};
 use crate::contender::{Contender, Kind};
 use crate::report::{Bar, Bound, Findings};
 use crate::rounds::{self, Case, Sample, Series};
@@ -12,8 +14,13 @@ use crate::{bare, farkeep, redis};
 
 /// Bar 3: CPU time per write beside the durable pair of redis-server.
 const CPU_AT_MOST: f64 = 0.7;
+/// Bar 3: the follower's CPU time beside the leader's over shm, as long as it does not replay: "close to zero".
+const ONE_SIDED_CPU_AT_MOST: f64 = 0.05;
 /// Bar 1: p99 beside the durable pair, on tmpfs.
 const P99_AT_MOST: f64 = 0.5;
+
+/// The fabric whose follower takes no part.
+const SHM: &str = "shm";
 
 /// What bar 1 asks for with one pipeline.
 struct Needed {
@@ -49,7 +56,29 @@ pub fn run(plan: &Plan, medium: Medium, stop: &Stop) -> anyhow::Result<Findings>
         findings.bars.extend(judge(&all, medium, case));
         findings.figures[case.name()] = all.iter().map(Series::to_json).collect();
     }
+    if let Some(one_sided) = contenders.iter().find(|contender| contender.name.ends_with(SHM)) {
+        findings.bars.push(share_without_replay(one_sided, plan, stop)?);
+    }
     Ok(findings)
+}
+
+/// What the follower of a pair takes beside its leader while its replayer stands still: what durability costs it.
+fn share_without_replay(pair: &Contender, plan: &Plan, stop: &Stop) -> anyhow::Result<Bar> {
+    let follower = pair.follower.as_ref().context("a pair has a follower")?;
+    let set_replay = |on: &str| Client::connect(follower.address)?.call(&["DEBUG", "SET-REPLAY", on]);
+    anyhow::ensure!(set_replay("0")? == Answer::Status("OK".into()), "DEBUG SET-REPLAY is refused");
+    let case = Case { set_percent: 100, pipeline: 1 };
+    let all = rounds::interleaved(case, std::slice::from_ref(pair), plan, stop)?;
+    set_replay("1")?;
+    let share = all[0].median(|sample| sample.follower_us() / (sample.cpu_us() - sample.follower_us()));
+    Ok(Bar {
+        number: 3,
+        what: format!("follower's CPU to leader's without replay, shm: {}", case.name()),
+        measured: share,
+        bound: Bound::AtMost(ONE_SIDED_CPU_AT_MOST),
+        unit: "x",
+        is_aim: false,
+    })
 }
 
 fn start(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<Contender>> {
@@ -64,7 +93,7 @@ fn start(site: &Site, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<Contender>
     if plan.farkeep.is_some() {
         contenders.push(farkeep::pair("tcp", site, plan, stop)?);
         if site.medium == Medium::Tmpfs {
-            contenders.push(farkeep::pair("shm", site, plan, stop)?);
+            contenders.push(farkeep::pair(SHM, site, plan, stop)?);
         }
     }
     Ok(contenders)
