@@ -246,7 +246,7 @@ pub struct Watch {
 }
 
 /// The sleep after a look that found something.
-const SHORTEST_SLEEP_US: u64 = 500;
+const SHORTEST_SLEEP_US: u64 = 1000;
 /// The longest sleep, and so the longest time that a committed record stays unseen on an idle follower.
 const LONGEST_SLEEP_US: u64 = 2000;
 

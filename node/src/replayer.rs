@@ -31,6 +31,10 @@ pub fn run(node: &Arc<Node>) {
     let mut idle_looks = 0;
     while !node.stopping.load(Ordering::Acquire) {
         grow_ahead(node);
+        if node.replay_paused.load(Ordering::Relaxed) {
+            node.replay.wait(SLEEP);
+            continue;
+        }
         match step(node, idle_looks >= IDLE_LOOKS) {
             Ok(true) => idle_looks = 0,
             Ok(false) if idle_looks < IDLE_LOOKS => {
@@ -78,9 +82,6 @@ fn grow_ahead(node: &Node) {
 
 /// One step. Returns whether anything was done.
 fn step(node: &Node, idle: bool) -> Result<bool, ReplayError> {
-    if node.replay_paused.load(Ordering::Relaxed) {
-        return Ok(false);
-    }
     // A leader is told by the engine what is committed, a follower by its followership.
     let follows = node.followership().is_some();
     if !follows {
