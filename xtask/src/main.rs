@@ -1,7 +1,8 @@
 //! The one door to every developer's and CI's command: `cargo xtask <door>`.
 //!
 //! The doors hold no logic of their own worth testing; they start cargo, nextest and the binaries with the right
-//! arguments, say what they start and how long it took, and end with the first failure. `xtask` has no dependencies, so
+//! arguments, say what they start and how long it took, and end with the first failure. What tests use too, the guest, is in
+//! the library. `xtask` has no dependencies, so
 //! that the first command a newcomer types does not begin with a long build.
 
 mod ci;
@@ -17,7 +18,7 @@ cargo xtask <door> [arguments]
   setup [demo|test|bench]       install the Debian packages and cargo tools that are missing
   ci                            everything CI runs, in CI's order
   sim [--seed N] [--count N]    the simulated cluster, with fresh seeds or a given one
-  guest COMMAND...              run a command where there is an RDMA device and persistent memory (guest --help)
+  guest COMMAND... | --suite    a command, or the tests, that want an RDMA device and persistent memory (guest --help)
   crash                         the crash double's sweeps and the kill -9 tests
   fuzz [TARGET] [--seconds N]   cargo-fuzz targets (needs nightly and cargo-fuzz)
   bench [arguments]             Farkeep beside redis-server

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::suite::SUITE_LIMIT;
+
 /// How long everything may take when nobody says.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -9,8 +11,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 pub const USAGE: &str = "\
 cargo xtask guest [OPTIONS] [--] COMMAND...            run COMMAND in a guest with soft-RoCE and persistent memory
 cargo xtask guest [OPTIONS] --pair A... -- B...        run A in one guest and B in another on the same wire; ends with B
+cargo xtask guest [OPTIONS] --suite [WORD...]          run the tests that need a guest, or those whose names have such a word
 
-  --timeout SECONDS      for everything, boot included (600)
+  --timeout SECONDS      for everything, boot included (600; the suite 480, building excluded)
   --memlock KIB          limit on locked memory of the command, without CAP_IPC_LOCK (none)
   --env NAME=VALUE       a variable for the command; may be repeated. FARKEEP_*, RUST_* and PATH are passed on anyway
   --verbose              show the guest's console when it is done
@@ -27,6 +30,8 @@ pub enum Work {
     One(Vec<String>),
     /// A command in each of two guests.
     Pair(Vec<String>, Vec<String>),
+    /// The tests that need a guest; those whose names contain one of the words, or all.
+    Suite(Vec<String>),
 }
 
 /// A parsed command line.
@@ -57,7 +62,8 @@ impl Args {
             env: Vec::new(),
             verbose: false,
         };
-        let mut pair = false;
+        let (mut pair, mut suite) = (false, false);
+        let mut timeout = None;
         let mut rest = args;
         while let Some((word, after)) = rest.split_first() {
             if !word.starts_with("--") {
@@ -72,8 +78,9 @@ impl Args {
             match word.as_str() {
                 "--" => break,
                 "--pair" => pair = true,
+                "--suite" => suite = true,
                 "--verbose" => parsed.verbose = true,
-                "--timeout" => parsed.timeout = Duration::from_secs(number(word, value()?)?),
+                "--timeout" => timeout = Some(Duration::from_secs(number(word, value()?)?)),
                 "--memlock" => parsed.memlock_kib = Some(number(word, value()?)?),
                 "--env" => {
                     let pair = value()?;
@@ -84,12 +91,17 @@ impl Args {
                 other => return Err(format!("unknown option {other}\n\n{USAGE}")),
             }
         }
-        parsed.work = if pair {
+        parsed.work = if pair && suite {
+            return Err("either --pair or --suite".into());
+        } else if suite {
+            Work::Suite(rest.to_vec())
+        } else if pair {
             let (a, b) = split_pair(rest).ok_or_else(|| format!("--pair needs A... -- B...\n\n{USAGE}"))?;
             Work::Pair(a, b)
         } else {
             Work::One(rest.to_vec())
         };
+        parsed.timeout = timeout.unwrap_or(if suite { SUITE_LIMIT } else { DEFAULT_TIMEOUT });
         if parsed.work == Work::One(Vec::new()) {
             return Err(format!("no command\n\n{USAGE}"));
         }
@@ -151,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    fn the_suite_has_a_limit_of_its_own() {
+        let args = parse(&["--suite", "guest_a", "pair_b"]).unwrap();
+        assert_eq!((args.work, args.timeout), (Work::Suite(words(&["guest_a", "pair_b"])), SUITE_LIMIT));
+        assert_eq!(parse(&["--timeout", "9", "--suite"]).unwrap().timeout, Duration::from_secs(9));
+    }
+
+    #[test]
     fn nonsense_is_refused_with_a_reason() {
         for (line, reason) in [
             (&[][..], "no command"),
@@ -159,6 +178,7 @@ mod tests {
             (&["--timeout", "soon", "true"], "not a number"),
             (&["--env", "A", "true"], "not NAME=VALUE"),
             (&["--loud", "true"], "unknown option"),
+            (&["--pair", "--suite"], "either"),
             (&["--pair", "true"], "--pair needs"),
             (&["--pair", "true", "--"], "--pair needs"),
             (&["--pair", "--", "--", "true"], "--pair needs"),

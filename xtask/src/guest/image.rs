@@ -13,7 +13,9 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use super::nvdimm;
 use crate::phase::target_dir;
 
 /// What the guest needs besides its kernel. What the host has installed is used from there.
@@ -78,6 +80,8 @@ pub struct Image {
     pub kernel_release: String,
     /// Where QEMU is.
     pub qemu: PathBuf,
+    /// Locked as long as somebody may start a guest from here, so that nobody else takes the files away.
+    _in_use: Option<Arc<File>>,
 }
 
 impl Image {
@@ -91,17 +95,18 @@ impl Image {
         }
         let cache = cache_dir();
         fs::create_dir_all(&cache).map_err(|error| format!("cannot make {}: {error}", cache.display()))?;
-        let lock = File::create(cache.join("lock"))
-            .and_then(|lock| lock.lock().map(|()| lock))
-            .map_err(|error| format!("cannot lock {}: {error}", cache.join("lock").display()))?;
+        let lock = open_lock(&cache.join("lock"), File::lock)?;
         let home = cache.join(recipe_key());
         if !home.is_dir() {
             build(&cache, &home)?;
         }
-        drop(lock);
+        let in_use = open_lock(&home.join("lock"), File::lock_shared)?;
         let root = home.join("root");
         let root = fs::canonicalize(&root).map_err(|error| format!("{}: {error}", root.display()))?;
-        Image::open(root)
+        let image = Image { _in_use: Some(Arc::new(in_use)), ..Image::open(root)? };
+        let image = nvdimm::provide(image);
+        drop(lock);
+        image
     }
 
     fn open(root: PathBuf) -> Result<Image, String> {
@@ -113,7 +118,12 @@ impl Image {
             .ok_or_else(|| format!("no kernel in {}: remove that cache", modules.display()))?;
         let qemu = find_program(&root, "qemu-system-x86_64")
             .ok_or_else(|| format!("no qemu-system-x86_64 in {}: remove that cache", root.display()))?;
-        Ok(Image { root, kernel_release, qemu })
+        Ok(Image { root, kernel_release, qemu, _in_use: None })
+    }
+
+    /// The directory that all of it is in.
+    pub fn home(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
     }
 
     /// The kernel QEMU starts, as it is after its decompression.
@@ -149,14 +159,23 @@ pub fn cache_dir() -> PathBuf {
     std::env::var_os(CACHE_VARIABLE).map_or_else(|| target_dir().join("guest"), PathBuf::from)
 }
 
+/// A lock file, made if it is not there. The lock ends with the returned file.
+fn open_lock(path: &Path, lock: impl FnOnce(&File) -> std::io::Result<()>) -> Result<File, String> {
+    File::create(path)
+        .and_then(|file| lock(&file).map(|()| file))
+        .map_err(|error| format!("cannot lock {}: {error}", path.display()))
+}
+
 fn recipe_key() -> String {
     let debian = fs::read_to_string("/etc/debian_version").unwrap_or_default();
     let recipe = format!("{RECIPE_REVISION} {PACKAGES:?} {KERNEL_PACKAGE} {NOT_UNPACKED:?} {debian}");
-    // FNV-1a: std's hasher promises nothing from one toolchain to the next.
-    let hash = recipe.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("image-{hash:016x}")
+    format!("image-{:016x}", fnv1a(&recipe))
+}
+
+/// A name for a recipe: std's hasher promises nothing from one toolchain to the next.
+pub fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn build(cache: &Path, home: &Path) -> Result<(), String> {
@@ -176,8 +195,9 @@ fn build(cache: &Path, home: &Path) -> Result<(), String> {
     lay_out(&root).map_err(made)?;
 
     eprintln!("guest: fetching the packages this machine lacks (once, about 110 MB)");
-    apt.update();
-    let mut names = apt.lacking(PACKAGES)?;
+    let complaint = apt.update();
+    // A list that could not be fetched shows as a package that is not known; the reason is what is to be told.
+    let mut names = apt.lacking(PACKAGES).map_err(|why| complaint.unwrap_or(why))?;
     names.push(apt.kernel_package()?);
     apt.download(&names)?;
     eprintln!("guest: unpacking {} packages", names.len());
@@ -191,14 +211,18 @@ fn build(cache: &Path, home: &Path) -> Result<(), String> {
     fs::rename(&partial, home).map_err(|error| format!("cannot rename to {}: {error}", home.display()))
 }
 
+/// Those of other recipes that nobody uses, and what an interrupted build left.
 fn remove_older_images(cache: &Path) -> Result<(), String> {
     let entries = fs::read_dir(cache).map_err(|error| format!("cannot read {}: {error}", cache.display()))?;
     for entry in entries.flatten() {
+        let path = entry.path();
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name == "partial" || name.starts_with("image-") {
-            fs::remove_dir_all(entry.path())
-                .map_err(|error| format!("cannot remove {}: {error}", entry.path().display()))?;
+        let is_image = name.to_string_lossy().starts_with("image-");
+        let lock = File::create(path.join("lock"));
+        let in_use = is_image && lock.is_ok_and(|lock| lock.try_lock().is_err());
+        if name == "partial" || (is_image && !in_use) {
+            fs::remove_dir_all(&path)
+                .map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
         }
     }
     Ok(())
@@ -255,9 +279,12 @@ impl Apt {
         command
     }
 
-    /// A list that cannot be fetched shows as a package that cannot be found, which is what is reported.
-    fn update(&self) {
-        let _ = self.command("apt-get").args(["-qq", "update"]).stderr(Stdio::null()).status();
+    /// What is wrong with the mirrors, if something is. Not all of them need to be there.
+    fn update(&self) -> Option<String> {
+        let output = self.command("apt-get").args(["-qq", "update"]).output().ok()?;
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        let first = complaints.lines().find(|line| line.starts_with("E:") || line.starts_with("W:"))?;
+        Some(unavailable(first))
     }
 
     /// Those of `wanted`, and of what they depend on, that are not installed. What is installed in an older version than
@@ -289,8 +316,12 @@ impl Apt {
         }
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let first = errors.lines().find(|line| line.starts_with("E:")).unwrap_or("apt failed");
-        Err(format!("the guest's packages cannot be had from the Debian mirror: {first}"))
+        Err(unavailable(first))
     }
+}
+
+fn unavailable(why: &str) -> String {
+    format!("the guest's packages cannot be had from the Debian mirror: {why}")
 }
 
 /// `Inst NAME (VERSION ...)` is a package that would be new, `Inst NAME [OLD] (VERSION ...)` one that would be upgraded.

@@ -29,7 +29,8 @@ const MODULES: &[&str] = &[
 ];
 
 const INIT: &str = include_str!("init.sh");
-const PREPARE: &str = include_str!("prepare.sh");
+/// What makes a machine ready, formatting included.
+pub const PREPARE: &str = include_str!("prepare.sh");
 
 /// The bytes of the disk. `settings` become shell variables of both scripts.
 pub fn build(image: &Image, settings: &[(&str, String)]) -> Result<Vec<u8>, String> {

@@ -23,17 +23,16 @@ use std::time::{Duration, Instant};
 use super::frame::{self, Kind, Request};
 use super::image::{Image, cache_dir};
 use super::initrd;
+use super::nvdimm;
 use super::rundir::RunDir;
 use crate::phase::{root, target_dir};
 
-/// How many NVDIMMs become devdax devices: the logs of a leader and of a follower.
-pub const DEVDAX_COUNT: usize = 2;
-/// Length of each devdax NVDIMM; the device is some MiB shorter, for the kernel keeps its page structs there.
-pub const DEVDAX_LEN_MIB: u64 = 128;
-/// Length of the NVDIMM that holds the fsdax file system.
-pub const FSDAX_LEN_MIB: u64 = 512;
 /// The guest's DRAM.
 const DRAM_MIB: u64 = 2048;
+/// Address space beyond what is plugged in, for QEMU aligns each NVDIMM.
+const ALIGNMENT_ROOM_MIB: u64 = 4096;
+/// The number of a machine that is alone; the address that QEMU's own network gives.
+pub(super) const NUMBER_ALONE: u8 = 15;
 /// The guest's processors.
 const PROCESSORS: usize = 2;
 /// A guest that is not ready after this has failed. It takes seconds; a machine that is busy with other work takes more.
@@ -113,10 +112,12 @@ pub struct Machine {
     name: String,
     number: u8,
     network: Network,
+    /// Its NVDIMMs are to be formatted.
+    is_blank: bool,
 }
 
 impl Machine {
-    /// A machine with new, empty NVDIMMs. `name` is its host name and tells its files from those of others in the same
+    /// A machine with new NVDIMMs, formatted and empty. `name` is its host name and tells its files from those of others in the same
     /// directory; `number` is the last part of its address, 10.0.2.`number`.
     ///
     /// # Errors
@@ -128,14 +129,27 @@ impl Machine {
         number: u8,
         network: Network,
     ) -> Result<Machine, Error> {
-        let machine = Machine { image, dir, name: name.to_owned(), number, network };
-        for nvdimm in 0..=DEVDAX_COUNT {
-            let path = machine.dir.path().join(machine.nvdimm(nvdimm));
-            File::create_new(&path)
-                .and_then(|file| file.set_len(nvdimm_len_mib(nvdimm) << 20))
-                .map_err(|error| unwritable(&path, &error))?;
+        let machine = Machine { image, dir, name: name.to_owned(), number, network, is_blank: false };
+        for nvdimm in 0..nvdimm::COUNT {
+            nvdimm::copy(&machine.image, nvdimm, &machine.nvdimm_path(nvdimm))?;
         }
         Ok(machine)
+    }
+
+    /// A machine whose NVDIMMs have never been written; it formats them when it is switched on.
+    pub(super) fn blank(image: Arc<Image>, dir: Arc<RunDir>) -> Result<Machine, Error> {
+        let (name, number) = ("blank".to_owned(), NUMBER_ALONE);
+        let machine = Machine { image, dir, name, number, network: Network::Alone, is_blank: true };
+        for nvdimm in 0..nvdimm::COUNT {
+            let path = machine.nvdimm_path(nvdimm);
+            nvdimm::make_blank(nvdimm, &path).map_err(|error| unwritable(&path, &error))?;
+        }
+        Ok(machine)
+    }
+
+    /// The file behind one of its NVDIMMs.
+    pub(super) fn nvdimm_path(&self, number: usize) -> PathBuf {
+        self.dir.path().join(self.nvdimm(number))
     }
 
     /// The address of its `eth0` and `rxe0`.
@@ -227,7 +241,8 @@ impl Machine {
                     Network::Wire { peer, .. } => address(peer),
                 },
             ),
-            ("devdax_count", DEVDAX_COUNT.to_string()),
+            ("devdax_count", nvdimm::DEVDAX_COUNT.to_string()),
+            ("format", if self.is_blank { "yes" } else { "no" }.to_owned()),
         ]
     }
 
@@ -242,8 +257,8 @@ impl Machine {
         add("-accel", "tcg,thread=multi".into());
         add("-cpu", "max".into());
         add("-smp", PROCESSORS.to_string());
-        let slots = DEVDAX_COUNT + 1;
-        add("-m", format!("{DRAM_MIB}M,slots={slots},maxmem={}M", DRAM_MIB + 4096));
+        let most_mib = DRAM_MIB + (0..nvdimm::COUNT).map(nvdimm::len_mib).sum::<u64>() + ALIGNMENT_ROOM_MIB;
+        add("-m", format!("{DRAM_MIB}M,slots={},maxmem={most_mib}M", nvdimm::COUNT));
         add("-display", "none".into());
         add("-kernel", self.image.kernel().display().to_string());
         add("-initrd", self.file("initrd"));
@@ -268,14 +283,14 @@ impl Machine {
             },
         );
         add("-device", format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:fa:00:{:02x}", self.number));
-        for nvdimm in 0..=DEVDAX_COUNT {
+        for nvdimm in 0..nvdimm::COUNT {
             // No label area: with one the namespace would be misaligned.
             add(
                 "-object",
                 format!(
                     "memory-backend-file,id=mem{nvdimm},share=on,mem-path={},size={}M",
                     self.nvdimm(nvdimm),
-                    nvdimm_len_mib(nvdimm)
+                    nvdimm::len_mib(nvdimm)
                 ),
             );
             add("-device", format!("nvdimm,id=nv{nvdimm},memdev=mem{nvdimm}"));
@@ -574,10 +589,6 @@ fn exit_code(payload: &[u8]) -> i32 {
 
 fn address(number: u8) -> String {
     format!("10.0.2.{number}")
-}
-
-fn nvdimm_len_mib(number: usize) -> u64 {
-    if number < DEVDAX_COUNT { DEVDAX_LEN_MIB } else { FSDAX_LEN_MIB }
 }
 
 /// What a command in the guest has to see even if it lies below `/tmp`.

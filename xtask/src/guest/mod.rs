@@ -4,7 +4,7 @@
 //! boots a stock Debian kernel on it and shows it this machine's files, so that every binary built here runs there, on real
 //! libibverbs, librpma, MAP_SYNC and devdax; only slower, because the processor is emulated too.
 //!
-//! [`image`] gets what it takes, [`initrd`] makes the disk the guest starts from, [`machine`] switches machines on and off
+//! [`image`] gets what it takes, [`initrd`] makes the disk the guest starts from, [`nvdimm`] their persistent memory, [`machine`] switches machines on and off
 //! and runs commands in them, [`pair`] joins two of them by a wire, [`agent`] is their other end in the guest, [`frame`] what the two say to each other. [`door`] is
 //! `cargo xtask guest`; tests use [`Machine`], [`Guest`] and [`Running`] directly.
 //!
@@ -17,8 +17,10 @@ mod frame;
 mod image;
 mod initrd;
 mod machine;
+mod nvdimm;
 mod pair;
 mod rundir;
+mod suite;
 
 use std::io::Write;
 use std::path::Path;
@@ -30,19 +32,19 @@ use std::time::Instant;
 use args::{Args, Work};
 pub use frame::Request;
 pub use image::{CACHE_VARIABLE, Image};
+use machine::NUMBER_ALONE;
 pub use machine::{
-    AGENT_VARIABLE, BOOT_LIMIT, Booting, DEVDAX_COUNT, DEVDAX_LEN_MIB, Error, Event, FSDAX_LEN_MIB, Finished,
-    Guest, Machine, Network, Running, shell,
+    AGENT_VARIABLE, BOOT_LIMIT, Booting, Error, Event, Finished, Guest, Machine, Network, Running, shell,
 };
+pub use nvdimm::{DEVDAX_COUNT, DEVDAX_LEN_MIB, FSDAX_LEN_MIB};
 pub use pair::Pair;
 pub use rundir::RunDir;
+pub use suite::{PAIR_VARIABLE, SUITE_LIMIT, run_suite};
 
 /// The door's exit code when the time is over, as `timeout` has it.
 const TIMED_OUT: u8 = 124;
 /// The door's exit code when there is no guest, as container tools have it.
 const NO_GUEST: u8 = 125;
-/// The number of a machine that is alone; the address that QEMU's own network gives.
-const NUMBER_ALONE: u8 = 15;
 
 /// `cargo xtask guest`: exits as the command does.
 pub fn door(args: &[String]) -> ExitCode {
@@ -76,11 +78,21 @@ pub fn agent_door(args: &[String]) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<i32, Error> {
+    if let Work::Suite(words) = &args.work {
+        return Ok(match run_suite(words, args.timeout) {
+            Ok(()) => 0,
+            Err(why) => {
+                eprintln!("xtask: {why}");
+                1
+            }
+        });
+    }
     let image = Arc::new(Image::get().map_err(Error::Unavailable)?);
     let deadline = Instant::now() + args.timeout;
     match &args.work {
         Work::One(argv) => run_one(args, image, argv, deadline),
         Work::Pair(a, b) => run_pair(args, image, a, b, deadline),
+        Work::Suite(_) => unreachable!("handled above"),
     }
     .map_err(|error| match error {
         Error::TimedOut(what) => {
