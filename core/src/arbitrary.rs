@@ -29,18 +29,23 @@ pub fn recover_arbitrary(log: &[u8], image: &[u8], mend: bool) {
         mend_checksums(&mut log);
     }
     let double = CrashDouble::holding(&log, image).expect("memory for two files");
-    let options = PoolOptions {
-        log_len: 8 * 4096,
-        segment_len: 4096,
-        max_image_len: Some(FILE_LEN_MAX as u64),
-        durability: Durability::Forced(Domain::Pmem),
-        ..PoolOptions::new("/arbitrary", [1; 16])
-    };
+    let options = small_pool();
     let Ok(pool) = Pool::on_double(&double, &options) else { return };
     survey(pool.log());
     // Both may fail; that they return is all that is asked.
     drop(open_follower(&pool));
     drop(open_leader(&pool, &LeaderOptions::new(Replid([3; 20]), Some([9; 16]))));
+}
+
+/// A pool that is as small as one can be, so that few bytes reach every part of it.
+fn small_pool() -> PoolOptions {
+    PoolOptions {
+        log_len: 8 * 4096,
+        segment_len: 4096,
+        max_image_len: Some(FILE_LEN_MAX as u64),
+        durability: Durability::Forced(Domain::Pmem),
+        ..PoolOptions::new("/arbitrary", [1; 16])
+    }
 }
 
 /// Recovers a pool that is blank but for the pieces that `data` puts into it, so that few bytes can say much. A piece
@@ -55,13 +60,7 @@ pub fn recover_pieces(data: &[u8]) {
         (0, 16 * 4096),
     ];
     let double = CrashDouble::new().expect("memory for two files");
-    let options = PoolOptions {
-        log_len: 8 * 4096,
-        segment_len: 4096,
-        max_image_len: Some(FILE_LEN_MAX as u64),
-        durability: Durability::Forced(Domain::Pmem),
-        ..PoolOptions::new("/arbitrary", [1; 16])
-    };
+    let options = small_pool();
     drop(Pool::on_double(&double, &options).expect("a blank pool"));
     let (mut log, mut image) = (double.memory(Medium::Log), vec![0; 16 * 4096]);
     let Some((mend, mut rest)) = data.split_first() else { return };
