@@ -10,7 +10,6 @@ mod engine;
 mod link;
 mod log_writer;
 mod node;
-mod pubsub;
 mod replayer;
 mod replication;
 mod runtime;

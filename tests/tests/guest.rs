@@ -31,10 +31,8 @@ fn assert_keeps_bytes(file: &Arc<File>, len: u64) {
 }
 
 #[test]
+#[ignore = "needs the guest: cargo xtask guest --suite"]
 fn guest_devdax_is_persistent_memory() {
-    if !guest::is_here() {
-        return;
-    }
     for path in guest::devdax() {
         assert!(fs::metadata(&path).unwrap().file_type().is_char_device());
         let device = open(&path);
@@ -46,10 +44,8 @@ fn guest_devdax_is_persistent_memory() {
 }
 
 #[test]
+#[ignore = "needs the guest: cargo xtask guest --suite"]
 fn guest_fsdax_is_persistent_memory() {
-    if !guest::is_here() {
-        return;
-    }
     let path = guest::fsdax().join("bytes");
     let file = Arc::new(File::options().read(true).write(true).create_new(true).open(&path).unwrap());
     rustix::fs::fallocate(&*file, rustix::fs::FallocateFlags::empty(), 0, 8 * MIB).unwrap();
@@ -58,10 +54,8 @@ fn guest_fsdax_is_persistent_memory() {
 }
 
 #[test]
+#[ignore = "needs the guest: cargo xtask guest --suite"]
 fn guest_rdma_device_is_up() {
-    if !guest::is_here() {
-        return;
-    }
     let port = Path::new("/sys/class/infiniband/rxe0/ports/1");
     assert_eq!(fs::read_to_string(port.join("state")).unwrap().trim(), "4: ACTIVE");
     assert_eq!(fs::read_to_string(port.join("gid_attrs/ndevs/0")).unwrap().trim(), "eth0");
@@ -70,10 +64,8 @@ fn guest_rdma_device_is_up() {
 
 /// Leader and follower as on real hardware: the images on fsdax, the logs on a devdax device each.
 #[test]
+#[ignore = "needs the guest: cargo xtask guest --suite"]
 fn guest_a_write_survives_its_leader_on_persistent_memory() {
-    if !guest::is_here() {
-        return;
-    }
     let pools = tempfile::tempdir_in(guest::fsdax()).unwrap();
     let [leader_log, follower_log] = guest::devdax();
     let node = |name: &str, log: &Path| {

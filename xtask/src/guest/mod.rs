@@ -39,7 +39,7 @@ pub use machine::{
 pub use nvdimm::{DEVDAX_COUNT, DEVDAX_LEN_MIB, FSDAX_LEN_MIB};
 pub use pair::Pair;
 pub use rundir::RunDir;
-pub use suite::{PAIR_VARIABLE, SUITE_LIMIT, run_suite};
+pub use suite::{SUITE_LIMIT, run_suite};
 
 /// The door's exit code when the time is over, as `timeout` has it.
 const TIMED_OUT: u8 = 124;

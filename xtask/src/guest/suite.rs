@@ -1,10 +1,9 @@
 //! The tests that need a guest: `cargo xtask guest --suite [WORD...]`.
 //!
-//! They are ordinary Rust tests, anywhere in the workspace, known by the first word of their names. A test `guest_...` runs in
-//! a guest that has everything ([`super`] says what); all of them share one guest, one after another, so each clears away
-//! what it leaves on the persistent memory. A test `pair_...` runs on this machine and boots what it needs itself, with
-//! [`super::Pair`]. Run any other way (`cargo test`) both say that they are skipped, because neither `FARKEEP_GUEST` nor
-//! `FARKEEP_GUEST_PAIR` is set.
+//! They are ordinary Rust tests, anywhere in the workspace, marked `#[ignore]` because they cannot run just anywhere, and known
+//! by their names. A test whose name, or whose module's, begins with `guest_` runs in a guest that has everything ([`super`]
+//! says what); all of them share one guest, one after another, so each clears away what it leaves on the persistent memory. A
+//! test `pair_...` runs on this machine and boots what it needs itself, with [`super::Pair`].
 //!
 //! Every test is a process of its own with a time limit of its own. A guest that does not survive a test is replaced by a new one.
 
@@ -29,9 +28,6 @@ const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// How long a killed test may take to be gone before its guest is given up.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What tells a `pair_` test that it is meant to run.
-pub const PAIR_VARIABLE: &str = "FARKEEP_GUEST_PAIR";
-
 /// Builds the workspace's tests and runs those of the guest whose names contain one of `words`, or all.
 ///
 /// # Errors
@@ -49,19 +45,17 @@ pub fn run_suite(words: &[String], limit: Duration) -> Outcome {
     }
     let (in_guest, on_host): (Vec<Test>, Vec<Test>) =
         tests.into_iter().partition(|test| test.place == Place::InGuest);
-    let deadline = Instant::now() + limit;
-    let mut failed = Vec::new();
+    let mut report = Report::new(limit);
     if !in_guest.is_empty() {
         let mut runner = GuestRunner::new(image)?;
         for test in &in_guest {
-            judge(test, deadline, &mut failed, |until| runner.run(test, until));
+            report.judge(test, |until| runner.run(test, until));
         }
     }
     for test in &on_host {
-        judge(test, deadline, &mut failed, |until| run_on_host(test, until));
+        report.judge(test, |until| run_on_host(test, until));
     }
-    println!("guest: {} tests, {} failed", in_guest.len() + on_host.len(), failed.len());
-    if failed.is_empty() { Ok(()) } else { Err(format!("failed in the guest: {}", failed.join(", "))) }
+    report.finish(limit)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +85,7 @@ impl fmt::Display for Test {
 impl Test {
     fn argv(&self) -> Vec<String> {
         let binary = self.binary.display().to_string();
-        vec![binary, "--exact".into(), self.name.clone(), "--nocapture".into()]
+        vec![binary, "--exact".into(), self.name.clone(), "--nocapture".into(), "--include-ignored".into()]
     }
 }
 
@@ -101,23 +95,56 @@ struct Verdict {
     output: String,
 }
 
-/// Runs one test and says how it went; a failed one with all that it printed.
-fn judge(
-    test: &Test,
+/// How the suite goes.
+struct Report {
     deadline: Instant,
-    failed: &mut Vec<String>,
-    run: impl FnOnce(Instant) -> Result<Verdict, Error>,
-) {
-    let start = Instant::now();
-    let verdict = run(deadline.min(start + TEST_LIMIT));
-    let took = start.elapsed().as_secs_f64();
-    let output = match verdict {
-        Ok(Verdict { passed: true, .. }) => return println!("    ok {took:6.1} s  {test}"),
-        Ok(Verdict { output, .. }) => output,
-        Err(error) => error.to_string(),
-    };
-    println!("FAILED {took:6.1} s  {test}\n{output}");
-    failed.push(test.to_string());
+    passed: usize,
+    failed: Vec<String>,
+    /// There was no time left for these.
+    not_run: usize,
+}
+
+impl Report {
+    fn new(limit: Duration) -> Self {
+        Self { deadline: Instant::now() + limit, passed: 0, failed: Vec::new(), not_run: 0 }
+    }
+
+    /// Runs one test and says how it went; a failed one with all that it printed.
+    fn judge(&mut self, test: &Test, run: impl FnOnce(Instant) -> Result<Verdict, Error>) {
+        let start = Instant::now();
+        if start >= self.deadline {
+            self.not_run += 1;
+            return;
+        }
+        let verdict = run(self.deadline.min(start + TEST_LIMIT));
+        let took = start.elapsed().as_secs_f64();
+        let output = match verdict {
+            Ok(Verdict { passed: true, .. }) => {
+                self.passed += 1;
+                return println!("    ok {took:6.1} s  {test}");
+            }
+            Ok(Verdict { output, .. }) => output,
+            Err(error) => error.to_string(),
+        };
+        println!("FAILED {took:6.1} s  {test}\n{output}");
+        self.failed.push(test.to_string());
+    }
+
+    fn finish(self, limit: Duration) -> Outcome {
+        println!("guest: {} passed, {} failed, {} not run", self.passed, self.failed.len(), self.not_run);
+        let mut complaints = Vec::new();
+        if !self.failed.is_empty() {
+            complaints.push(format!("failed in the guest: {}", self.failed.join(", ")));
+        }
+        if self.not_run > 0 {
+            complaints.push(format!(
+                "{} tests not run within {} s (cargo xtask guest --timeout SECONDS --suite)",
+                self.not_run,
+                limit.as_secs()
+            ));
+        }
+        if complaints.is_empty() { Ok(()) } else { Err(complaints.join("; ")) }
+    }
 }
 
 /// The guest that the `guest_` tests share.
@@ -200,7 +227,6 @@ fn run_on_host(test: &Test, deadline: Instant) -> Result<Verdict, Error> {
         .args(["--pdeathsig", "KILL"])
         .args(test.argv())
         .current_dir(&test.package_dir)
-        .env(PAIR_VARIABLE, "1")
         .env(AGENT_VARIABLE, agent)
         .env("FARKEEP_BIN", release_binary())
         .env("RUST_BACKTRACE", "1")
@@ -265,10 +291,10 @@ impl TestBinary {
 fn tests_in(listing: &str) -> impl Iterator<Item = (String, Place)> {
     listing.lines().filter_map(|line| {
         let path = line.strip_suffix(": test")?;
-        let name = path.rsplit("::").next().unwrap_or(path);
-        let place = if name.starts_with("guest_") {
+        let begins = |prefix: &str| path.split("::").any(|name| name.starts_with(prefix));
+        let place = if begins("guest_") {
             Place::InGuest
-        } else if name.starts_with("pair_") {
+        } else if begins("pair_") {
             Place::OnHost
         } else {
             return None;
@@ -341,13 +367,14 @@ mod tests {
 
     #[test]
     fn only_names_that_begin_so_are_tests_of_the_guest() {
-        let listing = "rdma::tests::guest_a_write_arrives: test\npair_a_power_cut: test\n\
+        let listing = "rdma::tests::guest_a_write_arrives: test\nguest_over_rdma::it_ends: test\npair_a_power_cut: test\n\
                        guests_are_welcome: test\nrepair_guest_room: test\nguest_speed: benchmark\n";
         let found: Vec<(String, Place)> = tests_in(listing).collect();
         assert_eq!(
             found,
             [
                 ("rdma::tests::guest_a_write_arrives".to_owned(), Place::InGuest),
+                ("guest_over_rdma::it_ends".to_owned(), Place::InGuest),
                 ("pair_a_power_cut".to_owned(), Place::OnHost),
             ]
         );
