@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 use farkeep_keystore::command::Command;
 use parking_lot::Mutex;
 
+use crate::pubsub::{TOPICS, Topic};
+
 /// What kind of peer a connection serves (CLIENT KILL TYPE, output buffer classes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -18,6 +20,8 @@ pub enum ClientKind {
     Normal = 0,
     /// A follower's control or window connection.
     Replica = 1,
+    /// A client that subscribes to something.
+    Pubsub = 2,
 }
 
 /// The part of a connection that the whole process may see.
@@ -41,7 +45,7 @@ pub struct Client {
     pub db: AtomicU32,
     /// RESP version, 2 or 3.
     pub resp: AtomicU32,
-    /// A [`ClientKind`] as its number.
+    /// A [`ClientKind`] as its number; a subscriber is told from [`Client::subscriptions`].
     pub kind: AtomicU32,
     /// Commands queued in a MULTI, or -1.
     pub multi: AtomicI64,
@@ -59,6 +63,10 @@ pub struct Client {
     pub killed: AtomicBool,
     /// CLIENT UNBLOCK ended its wait.
     pub unblocked: AtomicBool,
+    /// Subscriptions by [`Topic`]. Changed under the engine's lock only.
+    pub subscriptions: [AtomicU32; TOPICS],
+    /// Where its worker keeps the connection.
+    pub slot: AtomicUsize,
     /// CLIENT NO-EVICT on.
     pub no_evict: AtomicBool,
     /// Name and user set by the client.
@@ -79,9 +87,21 @@ impl Client {
     pub fn kind(&self) -> ClientKind {
         if self.kind.load(Ordering::Relaxed) == ClientKind::Replica as u32 {
             ClientKind::Replica
+        } else if self.subscribes() {
+            ClientKind::Pubsub
         } else {
             ClientKind::Normal
         }
+    }
+
+    /// How many subscriptions of one kind it has.
+    pub fn subscribed(&self, topic: Topic) -> u32 {
+        self.subscriptions[topic as usize].load(Ordering::Relaxed)
+    }
+
+    /// Whether it subscribes to anything.
+    pub fn subscribes(&self) -> bool {
+        self.subscriptions.iter().any(|count| count.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -115,6 +135,8 @@ impl Clients {
             watching: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             unblocked: AtomicBool::new(false),
+            subscriptions: Default::default(),
+            slot: AtomicUsize::new(usize::MAX),
             no_evict: AtomicBool::new(false),
             names: Mutex::new(ClientNames::default()),
         });

@@ -22,6 +22,7 @@ use crate::clients::Client;
 use crate::commands::replication::Reached;
 use crate::config::{Config, MemoryOrPercent};
 use crate::node::{Marks, Node};
+use crate::pubsub::{Message, PubSub, Receivers};
 use crate::replication::Sessions;
 use crate::watch::Watches;
 use crate::worker::Now;
@@ -54,6 +55,8 @@ pub struct Engine {
     role: Role,
     keystore: Option<Keystore>,
     watches: Watches,
+    /// Subscriptions, and messages on their way.
+    pub pubsub: PubSub,
     committed: Lsn,
     /// Up to here the log holds nothing that any client wrote: the record that formats the image.
     nothing_told_until: Lsn,
@@ -160,6 +163,7 @@ impl Engine {
         leading.sessions.collect_at_once(&mut leading.machine, now);
         leading.schedule_tail(node, now, self.committed, shipped || tail_due);
         let committed = leading.machine.committed();
+        leading.sessions.pass_published_on(node, committed);
         self.set_committed(node, committed);
     }
 
@@ -276,6 +280,27 @@ impl Engine {
     fn exists(&self, db: usize, key: &[u8]) -> bool {
         let Ok((view, ks)) = self.read_parts() else { return false };
         ReadCtx { view, ks, db, now_ms: 0 }.peek(key).is_some()
+    }
+
+    /// A message that is to be published by somebody whose last write ended at `last_write`.
+    pub fn message(&self, sharded: bool, channel: &[u8], payload: &[u8], last_write: Lsn) -> Arc<Message> {
+        let until = if self.is_leader() && self.must_hold(last_write) { last_write } else { Lsn::ZERO };
+        Arc::new(Message {
+            sharded,
+            channel: channel.into(),
+            payload: payload.into(),
+            until,
+            reign: self.reign,
+        })
+    }
+
+    /// Sends a message on its way to all subscribers but its publisher, the client with the id `from`; on a leader, to those
+    /// of the followers too.
+    pub fn publish(&mut self, message: &Arc<Message>, from: Option<u64>) -> Receivers {
+        if let Role::Leader(leading) = &mut self.role {
+            leading.sessions.publish(message);
+        }
+        self.pubsub.publish(message, from)
     }
 
     /// WATCH.

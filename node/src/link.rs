@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::log::{LogMap, Tail};
+use farkeep_core::lsn::Lsn;
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError};
-use farkeep_proto::control;
+use farkeep_proto::control::{self, Body, Published};
 
 use crate::config::Config;
 use crate::node::Node;
@@ -86,6 +87,7 @@ pub fn run(node: &Arc<Node>) {
         leader: None,
         control: None,
         inbox: Vec::new(),
+        published: Vec::new(),
         window: None,
         complaints: Throttle::default(),
     };
@@ -101,6 +103,8 @@ struct Link {
     leader: Option<LeaderAddress>,
     control: Option<TcpStream>,
     inbox: Vec<u8>,
+    /// The parts that have arrived of a published message.
+    published: Vec<u8>,
     window: Option<ServedWindow>,
     /// Why there is no session, as far as the log has been told.
     complaints: Throttle,
@@ -184,6 +188,7 @@ impl Link {
                 stream.set_read_timeout(Some(TICK))?;
                 self.control = Some(stream);
                 self.inbox.clear();
+                self.published.clear();
                 let actions = self.with_machine(Follower::connected);
                 self.carry_out(actions);
             }
@@ -248,12 +253,34 @@ impl Link {
         }
         while let Some((envelope, consumed)) = control::decode(&self.inbox)? {
             self.inbox.drain(..consumed);
+            if let Some(Body::Published(part)) = envelope.body {
+                self.published(&part)?;
+                continue;
+            }
             let actions = self.with_machine(|machine, now_ms| machine.message(now_ms, envelope.body));
             self.carry_out(actions);
             if self.control.is_none() {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// A client of the leader has published a message. The engine is taken for it, so that what is published has one order with
+    /// what clients here do.
+    fn published(&mut self, part: &Published) -> Result<()> {
+        self.published.extend_from_slice(&part.payload);
+        if part.more {
+            if self.published.len() as u64 > self.node.config().proto_max_bulk_len {
+                bail!("the leader passes on a message longer than proto-max-bulk-len");
+            }
+            return Ok(());
+        }
+        let payload = std::mem::take(&mut self.published);
+        let mut engine = self.node.engine.lock();
+        let message = engine.message(part.sharded, &part.channel, &payload, Lsn::ZERO);
+        engine.publish(&message, None);
+        engine.pubsub.wake_others(&self.node, None);
         Ok(())
     }
 

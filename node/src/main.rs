@@ -10,6 +10,7 @@ mod engine;
 mod link;
 mod log_writer;
 mod node;
+mod pubsub;
 mod replayer;
 mod replication;
 mod runtime;

@@ -42,13 +42,15 @@ pub enum Message {
 pub struct WorkerHandle {
     /// Wakes it.
     pub waker: Waker,
+    /// There is something to be said on control channels of followers that it owns.
+    pub speak: AtomicBool,
     inbox: Mutex<Vec<Message>>,
 }
 
 impl WorkerHandle {
     /// A worker's mailbox.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { waker: Waker::new()?, inbox: Mutex::new(Vec::new()) })
+        Ok(Self { waker: Waker::new()?, speak: AtomicBool::new(false), inbox: Mutex::new(Vec::new()) })
     }
 
     /// Puts a message into its inbox and wakes it.
@@ -352,7 +354,7 @@ impl Node {
             self.pause.active.store(false, Ordering::Release);
             return false;
         }
-        let writes = spec.flags.has(flag::WRITE) || spec.name == "exec";
+        let writes = spec.flags.has(flag::WRITE) || matches!(spec.name, "exec" | "publish" | "spublish");
         writes || (!self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client")
     }
 

@@ -3,9 +3,10 @@
 //! A follower opens two connections to the ordinary port. The first becomes its control channel ([`ControlPeer`]); over
 //! tcp a second one becomes its window. What is decided is [`farkeep_leader::Leader`]'s; here its decisions meet sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::lsn::Lsn;
@@ -19,15 +20,27 @@ pub use crate::config::LeaderAddress;
 use crate::config::{DurabilityChoice, FabricChoice};
 use crate::engine::Engine;
 use crate::node::Node;
+use crate::pubsub::Message;
+use crate::stats;
 use crate::throttle::Throttle;
 use crate::worker::Now;
 use crate::worker::poll::{Interest, Poll};
+
+/// Bytes of published messages that may wait for one follower. What exceeds them is not told to its subscribers: heartbeats go
+/// the same way and must not come late.
+const PUBLISHED_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+/// A longer message travels in parts of this length.
+const PUBLISHED_PART_BYTES: usize = 256 * 1024;
 
 /// One follower's session: its window, and what is to be said on its control channel.
 #[derive(Debug)]
 struct Session {
     /// Bytes for the control channel.
     outbox: Vec<u8>,
+    /// Published messages for the same channel, whole control messages, at most [`PUBLISHED_BACKLOG_BYTES`].
+    published: Vec<u8>,
+    /// The worker that owns the control channel.
+    worker: usize,
     /// The follower has opened its window.
     ready: bool,
     window: Option<Attached>,
@@ -52,6 +65,11 @@ impl std::fmt::Debug for Attached {
 pub struct Sessions {
     by_id: HashMap<FollowerId, Session>,
     done: Vec<Completion>,
+    /// Published messages not yet passed on: those of this turn, and those that wait for a commit.
+    published: VecDeque<Arc<Message>>,
+    published_bytes: usize,
+    /// Messages that there was no room for, not yet counted elsewhere.
+    published_lost: u64,
     /// Refusals, as far as the log has been told.
     complaints: Throttle,
 }
@@ -127,9 +145,56 @@ impl Sessions {
         }
     }
 
-    /// Takes what is to be sent on a control channel; `None` when the session is over.
-    pub fn take_outbox(&mut self, id: FollowerId) -> Option<Vec<u8>> {
-        self.by_id.get_mut(&id).map(|session| std::mem::take(&mut session.outbox))
+    /// Takes what is to be sent on a control channel; `None` when the session is over. Published messages stay while
+    /// `congested`: the channel still has to send others.
+    pub fn take_outbox(&mut self, id: FollowerId, congested: bool) -> Option<Vec<u8>> {
+        let session = self.by_id.get_mut(&id)?;
+        let mut bytes = std::mem::take(&mut session.outbox);
+        if !congested {
+            bytes.append(&mut session.published);
+        }
+        Some(bytes)
+    }
+
+    /// Notes a published message for the followers' subscribers.
+    pub fn publish(&mut self, message: &Arc<Message>) {
+        if self.by_id.is_empty() {
+            return;
+        }
+        let len = message.channel.len() + message.payload.len();
+        if self.published_bytes + len > PUBLISHED_BACKLOG_BYTES
+            || message.channel.len() > PUBLISHED_PART_BYTES
+        {
+            self.published_lost += 1;
+            return;
+        }
+        self.published_bytes += len;
+        self.published.push_back(Arc::clone(message));
+    }
+
+    /// Puts the published messages that need not wait for a commit any more on the followers' control channels. They keep
+    /// their order: one that waits holds up those behind it.
+    pub fn pass_published_on(&mut self, node: &Node, committed: Lsn) {
+        if self.published_lost > 0 {
+            stats::add(&node.stats.published_lost, std::mem::take(&mut self.published_lost));
+        }
+        let mut bytes = Vec::new();
+        while let Some(message) = self.published.pop_front_if(|message| message.until <= committed) {
+            self.published_bytes -= message.channel.len() + message.payload.len();
+            bytes.clear();
+            encode_published(&message, &mut bytes);
+            for session in self.by_id.values_mut().filter(|session| session.ready) {
+                if session.published.len() + bytes.len() > PUBLISHED_BACKLOG_BYTES {
+                    stats::add(&node.stats.published_lost, 1);
+                    continue;
+                }
+                session.published.extend_from_slice(&bytes);
+                let worker = &node.workers[session.worker];
+                if !worker.speak.swap(true, Ordering::AcqRel) {
+                    worker.waker.wake();
+                }
+            }
+        }
     }
 
     /// Whether a window connection of this session is awaited.
@@ -177,10 +242,24 @@ impl Sessions {
     }
 }
 
+fn encode_published(message: &Message, out: &mut Vec<u8>) {
+    let mut parts = message.payload.chunks(PUBLISHED_PART_BYTES).peekable();
+    loop {
+        let payload = parts.next().unwrap_or_default().to_vec();
+        let more = parts.peek().is_some();
+        let (channel, sharded) = (message.channel.to_vec(), message.sharded);
+        control::encode(Body::Published(control::Published { channel, payload, sharded, more }), out);
+        if !more {
+            return;
+        }
+    }
+}
+
 /// The leader's end of a follower's control channel.
 #[derive(Debug)]
 pub struct ControlPeer {
     host: String,
+    worker: usize,
     session: Option<FollowerId>,
     buffer: Vec<u8>,
 }
@@ -189,7 +268,12 @@ impl ControlPeer {
     /// The channel of a connection that said `FARKEEP.REPLICATE`.
     pub fn new(client: &Client) -> Self {
         let host = client.peer.rsplit_once(':').map_or(client.peer.as_str(), |(host, _)| host);
-        Self { host: host.trim_matches(['[', ']']).to_owned(), session: None, buffer: Vec::new() }
+        Self {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            worker: client.worker,
+            session: None,
+            buffer: Vec::new(),
+        }
     }
 
     /// Takes received bytes; answers go to `out`.
@@ -257,7 +341,13 @@ impl ControlPeer {
                 if let Some(old) = replaces {
                     sessions.by_id.remove(&old);
                 }
-                let mut session = Session { outbox: Vec::new(), ready: false, window: None };
+                let mut session = Session {
+                    outbox: Vec::new(),
+                    published: Vec::new(),
+                    worker: self.worker,
+                    ready: false,
+                    window: None,
+                };
                 if FabricKind::from_name(&welcome.fabric) == Some(FabricKind::Shm) {
                     session.window = Some(open_shm(hello, welcome.session, durability(config.durability))?);
                 }

@@ -37,6 +37,8 @@ pub struct Stats {
     pub held_failed: AtomicU64,
     /// Commands that had to wait for room in the log.
     pub log_full_waits: AtomicU64,
+    /// Published messages that a follower was not told of because too many waited for it already.
+    pub published_lost: AtomicU64,
     /// Times protocol errors closed a connection.
     pub protocol_errors: AtomicU64,
     rates: [Rate; 3],
@@ -132,6 +134,7 @@ impl Stats {
             &self.held_replies,
             &self.held_failed,
             &self.log_full_waits,
+            &self.published_lost,
             &self.protocol_errors,
         ] {
             counter.store(0, Ordering::Relaxed);

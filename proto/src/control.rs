@@ -24,7 +24,7 @@ pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// The message; `None` when a newer peer sent a kind that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 16")]
     pub body: Option<Body>,
 }
 
@@ -52,6 +52,9 @@ pub enum Body {
     /// Either way: this session ends, and why.
     #[prost(message, tag = "7")]
     Goodbye(Goodbye),
+    /// Leader to follower: a client has published a message; tell your subscribers.
+    #[prost(message, tag = "16")]
+    Published(Published),
 }
 
 /// One reign in an epoch history.
@@ -300,6 +303,24 @@ pub struct Goodbye {
     /// Why.
     #[prost(string, tag = "2")]
     pub reason: String,
+}
+
+/// A message from a client to those who subscribe to a channel, or a part of one. It is no part of the log: it may be lost, and
+/// nothing depends on it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Published {
+    /// The channel's name.
+    #[prost(bytes = "vec", tag = "1")]
+    pub channel: Vec<u8>,
+    /// The message, or the next part of it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub payload: Vec<u8>,
+    /// The channel is a shard channel.
+    #[prost(bool, tag = "3")]
+    pub sharded: bool,
+    /// More parts of the same message follow.
+    #[prost(bool, tag = "4")]
+    pub more: bool,
 }
 
 /// Bytes that are not a message.

@@ -79,6 +79,12 @@ impl ServerBuilder {
         Self::new(Kind::Redis)
     }
 
+    /// Starts a Farkeep node with a configuration file of its own, so that CONFIG REWRITE has something to write to.
+    pub fn with_config_file(mut self) -> Self {
+        self.config_lines.get_or_insert_default();
+        self
+    }
+
     /// A redis-sentinel with these configuration lines.
     pub fn sentinel(config_lines: &str) -> Self {
         Self { config_lines: Some(config_lines.to_owned()), ..Self::new(Kind::Sentinel) }
@@ -190,6 +196,11 @@ impl Server {
     /// The pool of a Farkeep node.
     pub fn pool(&self) -> PathBuf {
         self.builder.pool.clone().unwrap_or_else(|| self.dir.path().join("pool"))
+    }
+
+    /// Where the configuration file of a Farkeep node is, if it has one.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("farkeep.conf")
     }
 
     /// The process id. Panics when it does not run.
@@ -340,7 +351,15 @@ impl Server {
         match self.builder.kind {
             Kind::Farkeep => {
                 let pool = self.pool();
-                command.arg("serve").args(["--port", &port, "--bind", "127.0.0.1"]);
+                command.arg("serve");
+                if let Some(lines) = &self.builder.config_lines {
+                    let path = self.config_file();
+                    if !path.exists() {
+                        fs::write(&path, lines).expect("farkeep.conf can be written");
+                    }
+                    command.arg(path);
+                }
+                command.args(["--port", &port, "--bind", "127.0.0.1"]);
                 command.arg("--dir").arg(dir).arg("--pool").arg(pool);
                 command.args(["--durability", "pmem", "--log-size", "64mb"]);
             }

@@ -11,7 +11,9 @@
 //! - **GPSPM** ([`Mode::Gpspm`], otherwise): a short message with the ranges that were written. The follower's agent, asleep on a
 //!   descriptor until it comes, writes back exactly these ranges and answers with how far the follower is, as over tcp.
 //!
-//! The tail cell is a write that nobody flushes. Completions that nobody needs are not asked for.
+//! The tail cell is a write that nobody flushes, and costs as much as a batch. One that comes with a batch waits for a kick without
+//! one, because the batch's records say the same; a leader that rests kicks once more ([`crate::RemoteWindow::kick`]). In APM a
+//! follower therefore looks for the next record in its log, not only at the cell. Completions that nobody needs are not asked for.
 //!
 //! # Who owns what
 //!

@@ -42,6 +42,10 @@ pub const MAX_IN_FLIGHT_BYTES: u64 = 16 << 20;
 const MAX_POSTED: u32 = 256;
 /// The card tells of one operation in so many at least.
 const TELL_EVERY: u64 = 64;
+/// Looks that find nothing completed for one that asks after events.
+const LOOKS_PER_EVENT: u32 = 8;
+/// Batches without a pause after which a tail cell goes with one.
+const TAIL_EVERY: u64 = 64;
 /// Messages to the agent that it has not answered; it has a place for each.
 pub(super) const MAX_MESSAGES: u32 = 64;
 /// Length of a staging ring. It fits into the usual memlock limit of 8 MiB.
@@ -129,7 +133,9 @@ pub struct Remote {
     window_len: u64,
     /// Not yet with the card.
     queue: VecDeque<Op>,
+    /// The latest tail cell, if it has not gone, and the last ticket when one went.
     tail: Option<TailCell>,
+    tail_after: Ticket,
     /// The number of the next operation.
     next: u64,
     /// All operations before this one are over.
@@ -158,6 +164,7 @@ pub struct Remote {
     messages: u64,
     taken: u64,
     completions: Vec<Done>,
+    idle_looks: u32,
     broken: bool,
 }
 
@@ -303,6 +310,7 @@ pub fn connect(
         window_len: window.window_len,
         queue: VecDeque::new(),
         tail: None,
+        tail_after: Ticket::default(),
         next: 0,
         over: 0,
         told: 0,
@@ -318,6 +326,7 @@ pub fn connect(
         messages: 0,
         taken: 0,
         completions: Vec::new(),
+        idle_looks: 0,
         broken: false,
     })
 }
@@ -397,6 +406,20 @@ impl Remote {
     /// The place in the outbox of an operation.
     fn place(post: Post) -> usize {
         (post.number % u64::from(MAX_POSTED)) as usize * REQUEST_LEN
+    }
+
+    /// Lets a tail cell go, unless it comes with a batch. A write of its own costs as much as the batch does, and the records
+    /// of the batch say the same to whoever looks for them; only when nothing follows them there is something to say. A link that
+    /// never rests sends one now and then all the same.
+    fn queue_tail(&mut self) {
+        let batches = self.issued.get() - self.tail_after.get();
+        if !self.queue.is_empty() && batches < TAIL_EVERY {
+            return;
+        }
+        if let Some(cell) = self.tail.take() {
+            self.tail_after = self.issued;
+            self.queue.push_back(Op::Tail(cell));
+        }
     }
 
     /// Hands to the card what it takes now.
@@ -601,6 +624,12 @@ impl Remote {
             self.post_queue()?;
             return Ok(());
         }
+        // Looking for an event is a system call. Whoever looks because the descriptor is readable comes back at once; whoever
+        // looks all the time should not pay for it each time.
+        self.idle_looks = (self.idle_looks + 1) % LOOKS_PER_EVENT;
+        if self.idle_looks != 0 {
+            return Ok(());
+        }
         match self.connection.next_event().map_err(failed)? {
             Some(ConnectionEvent::Ended | ConnectionEvent::Refused) => Err(FabricError::Closed),
             Some(ConnectionEvent::Established) | None => Ok(()),
@@ -647,12 +676,7 @@ impl RemoteWindow for Remote {
         if self.broken {
             return Err(FabricError::Closed);
         }
-        if let Some(cell) = self.tail.take() {
-            if matches!(self.queue.back(), Some(Op::Tail(_))) {
-                self.queue.pop_back();
-            }
-            self.queue.push_back(Op::Tail(cell));
-        }
+        self.queue_tail();
         let result = self.post_queue();
         self.broken = result.is_err();
         result

@@ -185,8 +185,8 @@ impl Session {
     /// for messages or for the end. It may return early without a burst.
     ///
     /// In GPSPM a burst whose batch has ended is persistent in `window`, which is the window that the session was opened on, and
-    /// [`Session::acknowledge`] is due. In APM there are no bursts, because nobody tells this side of anything: the caller looks at the tail
-    /// cell between turns, at intervals such as [`crate::shm::Watch`] gives. Without a timeout the thread sleeps until the end.
+    /// [`Session::acknowledge`] is due. In APM there are no bursts, because nobody tells this side of anything: between turns the caller
+    /// looks for the next record in its log, and at the tail cell. Without a timeout the thread sleeps until the end.
     ///
     /// # Errors
     /// [`FabricError::Closed`] when the leader is gone or the session was fenced, or what else went wrong. The session is over.

@@ -12,6 +12,14 @@ use crate::worker::connection::ReplyMode;
 /// PING [message]
 pub fn ping(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     match argv {
+        [_] | [_, _] if !call.session.resp3 && call.session.client.subscribes() => {
+            // As everything that a subscriber reads in RESP2.
+            let message = argv.get(1).copied().unwrap_or_default();
+            let mut reply = call.reply();
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(message);
+        }
         [_] => call.reply().simple("PONG"),
         [_, message] => call.reply().bulk(message),
         _ => call.error("ERR wrong number of arguments for 'ping' command"),
@@ -60,6 +68,7 @@ pub fn selected(argv: &[&[u8]], databases: usize) -> Result<usize, &'static str>
 pub fn reset(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
     call.session.multi = None;
     call.engine.unwatch(&call.session.client);
+    call.engine.pubsub.forget(&call.session.client);
     call.session.db = 0;
     call.session.resp3 = false;
     call.session.client.resp.store(2, Ordering::Relaxed);

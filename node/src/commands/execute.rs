@@ -176,6 +176,13 @@ pub fn give_up_log_wait(call: &mut Call<'_>) {
 
 /// Runs the queued commands of a MULTI; `writes` says whether there is a writing one among them.
 pub(super) fn run_exec(call: &mut Call<'_>, writes: bool) -> Flow {
+    call.session.in_exec = true;
+    let flow = run_transaction(call, writes);
+    call.session.in_exec = false;
+    flow
+}
+
+fn run_transaction(call: &mut Call<'_>, writes: bool) -> Flow {
     let Some(multi) = call.session.multi.take() else { return Flow::Continue };
     let start = call.out.len();
     call.reply().array(multi.queued.len());

@@ -109,6 +109,7 @@ fn counters(node: &Node) -> StatsInfo {
         held_replies: stats::get(&stats.held_replies),
         held_failed: stats::get(&stats.held_failed),
         log_full_waits: stats::get(&stats.log_full_waits),
+        published_lost: stats::get(&stats.published_lost),
     }
 }
 

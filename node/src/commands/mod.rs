@@ -9,6 +9,7 @@ pub mod command;
 pub mod connection;
 pub mod execute;
 pub mod info;
+pub mod pubsub;
 pub mod replication;
 pub mod server;
 pub mod subcommand;
@@ -25,7 +26,7 @@ use farkeep_proto::resp::Encoder;
 use hashbrown::HashMap;
 
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Access, Engine};
 use crate::node::Node;
 use crate::replication::ControlPeer;
 use crate::worker::Now;
@@ -179,13 +180,22 @@ fn node_function(name: &str) -> Option<NodeFn> {
         "info" => info::info,
         "multi" => transactions::multi,
         "ping" => connection::ping,
+        "psubscribe" => pubsub::psubscribe,
+        "publish" => pubsub::publish,
+        "pubsub" => pubsub::pubsub,
+        "punsubscribe" => pubsub::punsubscribe,
         "quit" => connection::quit,
         "replicaof" | "slaveof" => replication::replicaof,
         "reset" => connection::reset,
         "role" => replication::role,
         "select" => connection::select,
         "shutdown" => server::shutdown,
+        "spublish" => pubsub::spublish,
+        "ssubscribe" => pubsub::ssubscribe,
+        "subscribe" => pubsub::subscribe,
+        "sunsubscribe" => pubsub::sunsubscribe,
         "time" => server::time,
+        "unsubscribe" => pubsub::unsubscribe,
         "unwatch" => transactions::unwatch,
         "wait" => replication::wait,
         "waitaof" => replication::waitaof,
@@ -290,11 +300,15 @@ fn check(call: &mut Call<'_>, entry: &Entry, argv: &[&[u8]]) -> Result<(), Strin
     if !call.session.authenticated && !spec.flags.has(flag::NO_AUTH) {
         return Err("NOAUTH Authentication required.".to_owned());
     }
-    subcommand::resolve(spec, argv).map_err(|error| error.reply())?;
-    match call.engine.access().refusal(spec) {
-        Some(refusal) => Err(refusal.to_owned()),
-        None => Ok(()),
-    }
+    let command = subcommand::resolve(spec, argv).map_err(|error| error.reply())?;
+    let access = call.engine.access();
+    let refusal = access.refusal(spec).map(str::to_owned);
+    // That there is nothing to read yet is found last.
+    let refusal = match access {
+        Access::Loading => pubsub::refusal(call, command).or(refusal),
+        _ => refusal.or_else(|| pubsub::refusal(call, command)),
+    };
+    refusal.map_or(Ok(()), Err)
 }
 
 /// A subcommand that the table knows and this server does not have.

@@ -1,4 +1,4 @@
-//! Commands that are containers of subcommands: CLIENT and CONFIG.
+//! Commands that are containers of subcommands: CLIENT, CONFIG and PUBSUB.
 //!
 //! Redis looks a subcommand up before anything else, as it does a command. So one that does not exist, or
 //! that has the wrong number of arguments, is refused already when it is queued in a MULTI.
@@ -103,6 +103,7 @@ mod tests {
         for (container, table) in [
             ("client", super::super::client::SUBCOMMANDS),
             ("config", super::super::server::CONFIG_SUBCOMMANDS),
+            ("pubsub", super::super::pubsub::SUBCOMMANDS),
         ] {
             let command = command::lookup(container.as_bytes()).unwrap();
             let mut listed: Vec<&str> =

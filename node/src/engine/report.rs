@@ -12,6 +12,7 @@ use super::role::Role;
 use crate::commands::info::snapshot::{DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo};
 use crate::link::Followership;
 use crate::node::Node;
+use crate::pubsub::Topic;
 use crate::worker::Now;
 
 /// ROLE's answer.
@@ -124,6 +125,9 @@ impl Engine {
             resumes_refused: self.counters.resumes_refused,
             transactions: self.counters.transactions,
             image_used_peak_bytes: self.counters.used_peak_bytes,
+            pubsub_channels: self.pubsub.len(Topic::Channel),
+            pubsub_patterns: self.pubsub.len(Topic::Pattern),
+            pubsub_shard_channels: self.pubsub.len(Topic::Shard),
             ..EngineInfo::default()
         };
         match &self.role {

@@ -29,6 +29,7 @@ use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
 use crate::config::Config;
 use crate::link::Followership;
 use crate::node::{Marks, Node};
+use crate::pubsub::PubSub;
 use crate::replication::{LeaderAddress, Sessions, durability};
 use crate::watch::Watches;
 use crate::worker::Now;
@@ -159,6 +160,7 @@ impl Engine {
             role: Role::Changing,
             keystore: None,
             watches: Watches::default(),
+            pubsub: PubSub::default(),
             committed: Lsn::ZERO,
             nothing_told_until: Lsn::ZERO,
             reign: 0,

@@ -131,6 +131,10 @@ pub struct Session {
     pub multi: Option<Multi>,
     /// CLIENT REPLY.
     pub reply_mode: ReplyMode,
+    /// What it is told although it wants no replies: messages and what concerns its subscriptions.
+    pub pushed: Vec<u8>,
+    /// The commands of a MULTI are being executed.
+    pub in_exec: bool,
     /// End of this client's last write: what WAIT waits for.
     pub last_write: Lsn,
     /// Last command looked up, for CLIENT LIST.
@@ -147,6 +151,8 @@ impl Session {
             authenticated,
             multi: None,
             reply_mode: ReplyMode::On,
+            pushed: Vec::new(),
+            in_exec: false,
             last_write: Lsn::ZERO,
             last_command: None,
         }

@@ -10,6 +10,7 @@
 //! persist, the one send and the one lock of a batch happen at its end.
 
 pub mod connection;
+mod deliver;
 pub mod output;
 pub mod poll;
 mod sockets;
@@ -221,6 +222,9 @@ impl Worker {
         {
             self.locked_part(cron);
         }
+        if self.node.workers[self.index].speak.swap(false, Ordering::AcqRel) {
+            self.speak_to_followers();
+        }
         if cron {
             self.next_cron_ms = self.now.ms + CRON_PERIOD_MS;
             self.cron();
@@ -258,6 +262,7 @@ impl Worker {
             self.fail_all_held(DEMOTED);
             self.unblock_waits();
         }
+        self.deliver(&mut engine);
         if self.windows_ready || cron {
             self.windows_ready = false;
             engine.poll_windows(&node, self.now);
@@ -268,6 +273,7 @@ impl Worker {
             let group = self.look_ahead(&engine, rest);
             for &at in &rest[..group] {
                 self.execute(&mut engine, at);
+                self.deliver(&mut engine);
             }
             rest = &rest[group..];
         }
@@ -279,6 +285,8 @@ impl Worker {
         engine.end_turn(&node, self.now);
         self.committed = engine.committed();
         self.resume_blocked(&mut engine);
+        self.deliver(&mut engine);
+        engine.pubsub.wake_others(&node, Some(self.index));
         engine.watch_windows(self.index, &self.poll, WINDOWS);
     }
 
@@ -429,6 +437,7 @@ impl Worker {
             }
             Flow::Control(peer) => {
                 connection.session.client.kind.store(ClientKind::Replica as u32, Ordering::Relaxed);
+                engine.pubsub.forget(&connection.session.client);
                 connection.protocol = Protocol::Control(peer);
                 self.controls.push(at);
                 return false;
@@ -446,6 +455,7 @@ impl Worker {
     /// Gives a connection's socket to the engine as a follower's window.
     fn hand_over_window(&mut self, engine: &mut Engine, at: usize, session: u64) -> anyhow::Result<()> {
         let connection = self.connections.remove(at);
+        engine.pubsub.forget(&connection.session.client);
         self.node.clients.remove(connection.session.client.id);
         self.flushable.retain(|&other| other != at);
         let leftover = connection.output.sendable().to_vec();
@@ -492,7 +502,9 @@ impl Worker {
             let Some(connection) = self.connections.get_mut(at) else { return false };
             let Protocol::Control(peer) = &connection.protocol else { return false };
             let Some(id) = peer.session() else { return true };
-            let outbox = node.engine.lock().leading().and_then(|(_, sessions)| sessions.take_outbox(id));
+            let congested = connection.output.pending() > 0;
+            let outbox =
+                node.engine.lock().leading().and_then(|(_, sessions)| sessions.take_outbox(id, congested));
             match outbox {
                 Some(bytes) => connection.output.buffer().extend_from_slice(&bytes),
                 None => connection.dead = true,
@@ -558,6 +570,7 @@ fn apply_reply_mode(connection: &mut Connection, start: usize) {
             connection.session.reply_mode = ReplyMode::On;
         }
     }
+    connection.output.buffer().append(&mut connection.session.pushed);
 }
 
 /// Arguments up to this many need no allocation.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::connection::{Connection, Protocol, ReadOutcome, Session, Stream};
@@ -75,8 +76,9 @@ impl Worker {
         }
         let fd = std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd());
         let client = self.node.clients.add(peer, local, fd, self.index, self.now.unix_ms);
-        let session = Session::new(client, config.requirepass.is_none());
+        let session = Session::new(Arc::clone(&client), config.requirepass.is_none());
         let entry = self.connections.vacant_entry();
+        client.slot.store(entry.key(), Ordering::Relaxed);
         self.poll.add(&stream, entry.key() as u64, Interest::READ)?;
         entry.insert(Box::new(Connection::new(stream, session)));
         Ok(())
@@ -136,6 +138,7 @@ impl Worker {
         let class = match connection.session.client.kind() {
             ClientKind::Normal => ClientClass::Normal,
             ClientKind::Replica => ClientClass::Replica,
+            ClientKind::Pubsub => ClientClass::Pubsub,
         };
         let limit = self.config.output_buffer_hard_limit(class);
         limit > 0 && connection.output.pending() > limit
@@ -147,6 +150,9 @@ impl Worker {
         self.node.clients.remove(connection.session.client.id);
         if connection.session.client.watching.load(Ordering::Relaxed) {
             self.node.engine.lock().unwatch(&connection.session.client);
+        }
+        if connection.session.client.subscribes() {
+            self.node.engine.lock().pubsub.forget(&connection.session.client);
         }
         if let Protocol::Control(peer) = &connection.protocol {
             peer.closed(&mut self.node.engine.lock());

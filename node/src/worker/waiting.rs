@@ -95,6 +95,7 @@ impl Worker {
                 connection.session.client.blocked.store(false, Ordering::Relaxed);
                 mark(&mut self.flushable, at);
                 self.execute(engine, at);
+                self.deliver(engine);
                 again = true;
             } else {
                 connection.blocked = Some(reason);

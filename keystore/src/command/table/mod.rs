@@ -9,6 +9,7 @@ mod bits;
 mod generic;
 mod hashes;
 mod node;
+mod pubsub;
 mod strings;
 
 use std::sync::LazyLock;
@@ -375,7 +376,9 @@ impl Command {
 
 /// All commands, family by family.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    [strings::TABLE, bits::TABLE, hashes::TABLE, generic::TABLE, node::TABLE].into_iter().flatten()
+    [strings::TABLE, bits::TABLE, hashes::TABLE, generic::TABLE, node::TABLE, pubsub::TABLE]
+        .into_iter()
+        .flatten()
 }
 
 const BUCKETS: usize = 1024;

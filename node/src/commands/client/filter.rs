@@ -39,6 +39,7 @@ impl Kind {
         match client.kind() {
             ClientKind::Normal => self == Self::Normal,
             ClientKind::Replica => self == Self::Replica,
+            ClientKind::Pubsub => self == Self::Pubsub,
         }
     }
 }
@@ -161,6 +162,9 @@ mod tests {
         assert_eq!(killed(&["type", "normal", "skipme", "no"]), [own.id, other.id]);
         assert_eq!(killed(&["type", "replica"]), [follower.id]);
         assert!(killed(&["type", "pubsub"]).is_empty());
+        other.subscriptions[0].store(1, Ordering::Relaxed);
+        assert_eq!(killed(&["TYPE", "pubsub"]), [other.id]);
+        assert!(killed(&["TYPE", "normal"]).is_empty());
         assert_eq!(killed(&["LADDR", "127.0.0.1:9", "ID", "2"]), [other.id]);
         assert!(killed(&["ADDR", "127.0.0.1:2", "ID", "3"]).is_empty());
         assert_eq!(killed(&["127.0.0.1:1"]), [own.id], "the old form does not spare its sender");

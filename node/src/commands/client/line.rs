@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 
 use crate::clients::{Client, ClientKind};
+use crate::pubsub::Topic;
 
 /// The line, without its end. `command` is what the connection is executing just now, if the caller knows.
 pub fn line(client: &Client, now_ms: u64, command: Option<&str>) -> Vec<u8> {
@@ -19,13 +20,16 @@ pub fn line(client: &Client, now_ms: u64, command: Option<&str>) -> Vec<u8> {
     line.extend_from_slice(&names.name);
     let _ = write!(
         line,
-        " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input} qbuf-free=0 argv-mem=0 \
+        " age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} qbuf={input} qbuf-free=0 argv-mem=0 \
          multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={} events={} cmd={command} \
          user=default redir=-1 resp={}",
         seconds(client.connected_at_ms),
         seconds(client.active_at_ms.load(Ordering::Relaxed)),
         flags(client),
         client.db.load(Ordering::Relaxed),
+        client.subscribed(Topic::Channel),
+        client.subscribed(Topic::Pattern),
+        client.subscribed(Topic::Shard),
         client.multi.load(Ordering::Relaxed),
         input + output,
         if output > 0 { "rw" } else { "r" },
@@ -38,6 +42,7 @@ pub fn line(client: &Client, now_ms: u64, command: Option<&str>) -> Vec<u8> {
 fn flags(client: &Client) -> String {
     let letters = [
         ('S', client.kind() == ClientKind::Replica),
+        ('P', client.subscribes()),
         ('x', client.multi.load(Ordering::Relaxed) >= 0),
         ('b', client.blocked.load(Ordering::Relaxed)),
         ('d', client.watch_broken.load(Ordering::Relaxed)),
@@ -75,6 +80,7 @@ mod tests {
         assert_eq!(flags(&client), "U");
         client.multi.store(2, Ordering::Relaxed);
         client.watch_broken.store(true, Ordering::Relaxed);
-        assert_eq!(flags(&client), "xdU");
+        client.subscriptions[1].store(1, Ordering::Relaxed);
+        assert_eq!(flags(&client), "PxdU");
     }
 }

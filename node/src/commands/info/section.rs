@@ -177,9 +177,9 @@ fn stats(info: &InfoSnapshot, out: &mut String) {
         "current_eviction_exceeded_time": 0,
         "keyspace_hits": engine.keyspace_hits,
         "keyspace_misses": engine.keyspace_misses,
-        "pubsub_channels": 0,
-        "pubsub_patterns": 0,
-        "pubsubshard_channels": 0,
+        "pubsub_channels": engine.pubsub_channels,
+        "pubsub_patterns": engine.pubsub_patterns,
+        "pubsubshard_channels": engine.pubsub_shard_channels,
         "latest_fork_usec": 0,
         "total_forks": 0,
         "migrate_cached_sockets": 0,
@@ -342,6 +342,7 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_held_replies_total": stats.held_replies,
         "farkeep_held_replies_failed": stats.held_failed,
         "farkeep_log_full_waits": stats.log_full_waits,
+        "farkeep_published_lost": stats.published_lost,
         "farkeep_failure": engine.failure,
     );
     farkeep_role(engine, out);

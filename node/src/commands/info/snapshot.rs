@@ -118,6 +118,8 @@ pub struct StatsInfo {
     pub held_failed: u64,
     /// Commands that waited for room in the log.
     pub log_full_waits: u64,
+    /// Published messages that some follower was not told of.
+    pub published_lost: u64,
 }
 
 /// One line of Commandstats.
@@ -151,6 +153,12 @@ pub struct DbInfo {
 pub struct EngineInfo {
     /// Leader or follower, with what belongs to it.
     pub role: RoleInfo,
+    /// Channels that somebody subscribes to.
+    pub pubsub_channels: usize,
+    /// Patterns that somebody subscribes to.
+    pub pubsub_patterns: usize,
+    /// Shard channels that somebody subscribes to.
+    pub pubsub_shard_channels: usize,
     /// The present reign's replid, 40 hexadecimal digits.
     pub replid: String,
     /// The reign before it, or empty.
