@@ -5,6 +5,7 @@
 //! the other under the engine's lock, so no command ever sees half of it.
 
 mod access;
+mod handover;
 mod report;
 mod role;
 
@@ -29,6 +30,7 @@ use crate::worker::Now;
 use crate::worker::poll::Poll;
 
 pub use access::Access;
+pub use handover::Handover;
 pub use report::RoleReport;
 pub use role::Opened;
 use role::Role;
@@ -110,6 +112,7 @@ impl Engine {
     pub fn access(&self) -> Access {
         match &self.role {
             Role::Leader(leading) if leading.appender.log().stopped().is_some() => Access::Failed,
+            Role::Leader(leading) if leading.stood_down.is_some() => Access::ReadOnly,
             Role::Leader(leading) if leading.machine.can_write().is_err() => Access::NoReplicas,
             Role::Leader(_) => Access::ReadWrite,
             Role::Follower(_) if self.keystore.is_some() => Access::ReadOnly,
@@ -212,6 +215,7 @@ impl Engine {
     pub fn cron(&mut self, node: &Node, now: Now) {
         let config = node.config();
         node.stats.sample(now.unix_ms);
+        self.stand_up(now);
         let Role::Leader(leading) = &mut self.role else { return };
         leading.take_local_marks(&node.marks);
         node.image_due.store(leading.heap.growth_due().unwrap_or(0), Ordering::Relaxed);
@@ -221,7 +225,8 @@ impl Engine {
         for action in leading.machine.tick(now.ms) {
             leading.carry_out(action);
         }
-        if leading.machine.can_write().is_ok() && leading.appender.log().stopped().is_none() {
+        let leads = leading.stood_down.is_none() && leading.machine.can_write().is_ok();
+        if leads && leading.appender.log().stopped().is_none() {
             self.expire_and_reclaim(node, now);
         }
         self.keep_dram_budget(&config, &node.marks);

@@ -18,9 +18,10 @@ use farkeep_core::lsn::Lsn;
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError};
-use farkeep_proto::control::{self, Body, Published};
+use farkeep_proto::control::{self, Body, HandoverStep, Published};
 
 use crate::config::Config;
+use crate::engine::Handover;
 use crate::node::Node;
 use crate::replication::LeaderAddress;
 use crate::throttle::Throttle;
@@ -51,6 +52,8 @@ pub struct Followership {
     pub down_reason: String,
     /// The link is up, or was when it was last looked at.
     pub was_up: bool,
+    /// The leader is asked to stand down for this node.
+    pub handover: Option<Handover>,
 }
 
 impl Followership {
@@ -88,6 +91,7 @@ pub fn run(node: &Arc<Node>) {
         control: None,
         inbox: Vec::new(),
         published: Vec::new(),
+        asked: None,
         window: None,
         complaints: Throttle::default(),
     };
@@ -105,6 +109,8 @@ struct Link {
     inbox: Vec<u8>,
     /// The parts that have arrived of a published message.
     published: Vec<u8>,
+    /// The session in which the leader was asked to stand down.
+    asked: Option<u64>,
     window: Option<ServedWindow>,
     /// Why there is no session, as far as the log has been told.
     complaints: Throttle,
@@ -125,6 +131,12 @@ impl Link {
     fn turn(&mut self) {
         let wanted = self.node.followership().as_ref().map(|follows| follows.leader.clone());
         if wanted != self.leader {
+            if let Some(session) = self.asked.take()
+                && wanted.is_none()
+                && let Err(error) = self.say_handover(session, HandoverStep::Taken)
+            {
+                tracing::info!(leader = %self.name(), %error, "the former leader could not be told of the promotion");
+            }
             self.close_window();
             self.control = None;
             self.inbox.clear();
@@ -141,6 +153,7 @@ impl Link {
         }
         let actions = self.with_machine(Follower::tick);
         self.carry_out(actions);
+        self.ask_for_handover();
         if self.control.is_none() {
             self.node.link.wait(TICK);
             return;
@@ -253,9 +266,16 @@ impl Link {
         }
         while let Some((envelope, consumed)) = control::decode(&self.inbox)? {
             self.inbox.drain(..consumed);
-            if let Some(Body::Published(part)) = envelope.body {
-                self.published(&part)?;
-                continue;
+            match envelope.body {
+                Some(Body::Published(part)) => {
+                    self.published(&part)?;
+                    continue;
+                }
+                Some(Body::Handover(answer)) => {
+                    self.handover_granted(&answer);
+                    continue;
+                }
+                _ => {}
             }
             let actions = self.with_machine(|machine, now_ms| machine.message(now_ms, envelope.body));
             self.carry_out(actions);
@@ -264,6 +284,35 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Asks the leader to stand down, if the engine wants that and it has not been asked yet.
+    fn ask_for_handover(&mut self) {
+        let session = match &mut *self.node.followership() {
+            Some(Followership { handover: Some(handover), machine, .. }) if !handover.sent => {
+                handover.sent = true;
+                machine.standing().session
+            }
+            _ => return,
+        };
+        self.asked = Some(session);
+        if let Err(error) = self.say_handover(session, HandoverStep::Ask) {
+            self.lost(&format!("{error:#}"));
+        }
+    }
+
+    fn say_handover(&mut self, session: u64, step: HandoverStep) -> Result<()> {
+        let message = control::Handover { session, step: step.into(), end_lsn: 0 };
+        self.act(Action::Send(Body::Handover(message)))
+    }
+
+    fn handover_granted(&self, answer: &control::Handover) {
+        if let Some(Followership { handover: Some(handover), .. }) = &mut *self.node.followership()
+            && answer.step() == HandoverStep::Grant
+            && self.asked == Some(answer.session)
+        {
+            handover.end = Some(Lsn::new(answer.end_lsn));
+        }
     }
 
     /// A client of the leader has published a message. The engine is taken for it, so that what is published has one order with

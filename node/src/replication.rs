@@ -13,7 +13,7 @@ use farkeep_core::lsn::Lsn;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, shm, tcp};
 use farkeep_leader::{FollowerId, Join, Leader, Peer, ship};
-use farkeep_proto::control::{self, Body, Hello};
+use farkeep_proto::control::{self, Body, HandoverStep, Hello};
 
 use crate::clients::Client;
 pub use crate::config::LeaderAddress;
@@ -261,6 +261,8 @@ pub struct ControlPeer {
     host: String,
     worker: usize,
     session: Option<FollowerId>,
+    /// Where the follower serves its own clients.
+    follower: Option<LeaderAddress>,
     buffer: Vec<u8>,
 }
 
@@ -272,6 +274,7 @@ impl ControlPeer {
             host: host.trim_matches(['[', ']']).to_owned(),
             worker: client.worker,
             session: None,
+            follower: None,
             buffer: Vec::new(),
         }
     }
@@ -307,6 +310,20 @@ impl ControlPeer {
                     let (leader, _) = engine.leading().context("this node is not the leader")?;
                     leader.status(now.ms, id, &status)?;
                 }
+                Some(Body::Handover(step)) => match step.step() {
+                    HandoverStep::Ask => {
+                        let successor = self.follower.clone().context("no session was begun")?;
+                        let id = FollowerId::new(step.session);
+                        let end_lsn = engine.stand_down(now, id, successor)?.get();
+                        let grant = HandoverStep::Grant.into();
+                        control::encode(
+                            Body::Handover(control::Handover { session: step.session, step: grant, end_lsn }),
+                            out,
+                        );
+                    }
+                    HandoverStep::Taken => engine.handed_over(node, now, FollowerId::new(step.session))?,
+                    HandoverStep::Grant | HandoverStep::Unknown => {}
+                },
                 Some(Body::Goodbye(goodbye)) => bail!("the follower ends the session: {}", goodbye.reason),
                 _ => {}
             }
@@ -354,6 +371,9 @@ impl ControlPeer {
                 control::encode(Body::Welcome(welcome), out);
                 sessions.by_id.insert(id, session);
                 self.session = Some(id);
+                self.follower = leader
+                    .follower(id)
+                    .map(|follower| LeaderAddress { host: follower.address.clone(), port: follower.port });
             }
             Join::Refused(refuse) => {
                 if sessions.complaints.is_news(now.ms, &format!("{}:{}", self.host, refuse.text)) {

@@ -24,7 +24,7 @@ pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// The message; `None` when a newer peer sent a kind that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 16")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -55,6 +55,9 @@ pub enum Body {
     /// Leader to follower: a client has published a message; tell your subscribers.
     #[prost(message, tag = "16")]
     Published(Published),
+    /// Either way: a planned change of the leader.
+    #[prost(message, tag = "17")]
+    Handover(Handover),
 }
 
 /// One reign in an epoch history.
@@ -303,6 +306,34 @@ pub struct Goodbye {
     /// Why.
     #[prost(string, tag = "2")]
     pub reason: String,
+}
+
+/// The steps of a planned change of the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum HandoverStep {
+    /// A newer peer's step that this build does not know.
+    Unknown = 0,
+    /// Follower to leader: I am to be promoted; stand down.
+    Ask = 1,
+    /// Leader to follower: I take no more writes, and my log ends at `end_lsn`.
+    Grant = 2,
+    /// Follower to leader: I have been promoted.
+    Taken = 3,
+}
+
+/// One step of a planned change of the leader.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Handover {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Which step.
+    #[prost(enumeration = "HandoverStep", tag = "2")]
+    pub step: i32,
+    /// Grant: where the leader's log ends.
+    #[prost(fixed64, tag = "3")]
+    pub end_lsn: u64,
 }
 
 /// A message from a client to those who subscribe to a channel, or a part of one. It is no part of the log: it may be lost, and

@@ -234,10 +234,55 @@ fn a_follower_told_to_follow_nobody_leads_with_all_it_had() {
     ledger.assert_kept_by("the promoted follower", &mut client);
     client.expect_ok("SET after promotion");
     assert_eq!(client.words("ROLE").elements().expect("an array")[0].text().as_deref(), Some("master"));
+    assert_eq!(leader.info("replication", "role"), "master", "nobody asked the leader");
     // The same again is no change.
     let epoch = follower.info("farkeep", "farkeep_epoch");
     promote(&follower);
     assert_eq!(follower.info("farkeep", "farkeep_epoch"), epoch);
+}
+
+/// How Sentinel promotes while the leader is there: it stands down first, and follows.
+#[test]
+fn a_follower_promoted_in_a_transaction_takes_over_from_its_leader_without_loss() {
+    let Pair { mut leader, mut follower } = Pair::start().expect_link_trouble();
+    let mut ledger = farkeep_tests::load::Ledger::default();
+    for round in 1..=4 {
+        let load = Load::start(leader.port(), WRITERS, round);
+        load.wait_for_more(300);
+        let mut client = follower.client();
+        client.expect_ok("MULTI");
+        client.words("SLAVEOF NO ONE");
+        let replies = client.words("EXEC").elements().expect("an array");
+        assert!(replies[0].is_ok(), "{replies:?}");
+        assert_eq!(follower.info("replication", "role"), "master");
+        wait_for_link(&follower, &leader);
+        ledger.merge(load.stop());
+        std::mem::swap(&mut leader, &mut follower);
+        ledger.assert_kept_by(&format!("the leader of round {round}"), &mut leader.client());
+        ledger.settle(&mut leader.client());
+    }
+    assert_identical_images(&mut Pair { leader, follower });
+}
+
+/// Who asked it to stand down was told otherwise meanwhile.
+#[test]
+fn a_leader_that_stood_down_for_nobody_leads_on() {
+    let pair = Pair::start().expect_link_trouble();
+    pair.leader.freeze();
+    let mut client = pair.follower.client();
+    client.expect_ok("MULTI");
+    client.words("SLAVEOF NO ONE");
+    client.send(&["EXEC"]).expect("it can be sent");
+    drop(client);
+    let clients = || pair.follower.info("clients", "connected_clients");
+    wait::until("the client to be gone", || clients() == "1");
+    pair.leader.thaw();
+    let mut client = pair.leader.client();
+    wait::until("the leader to stand down", || {
+        client.words("SET k v").error().is_some_and(|text| text.starts_with("READONLY"))
+    });
+    wait::until("the leader to lead on", || client.words("SET k v").is_ok());
+    assert_eq!(pair.follower.info("replication", "role"), "slave");
 }
 
 /// The ex-leader has records that nobody else has; its image never saw them.

@@ -166,6 +166,39 @@ fn a_killed_leader_is_replaced_loses_nothing_and_comes_back_as_follower() {
     ledger.assert_kept_by("the returned node", &mut group.nodes[0].client());
 }
 
+#[test]
+fn sentinel_failover_moves_the_leader_under_load_without_loss_and_for_good() {
+    let mut group = Group::start();
+    let old = group.nodes[0].port();
+    let load = Load::start(old, WRITERS, 1);
+    load.wait_for_more(500);
+    group.sentinels[1].client().expect_ok("SENTINEL FAILOVER main");
+    let leader = group.wait_for_successor(old);
+    let follower = group.other_than(0, leader);
+    group.wait_until_follows(follower, leader);
+    group.wait_until_follows(0, leader);
+    let mut ledger = load.stop();
+    ledger.assert_kept_by("the new leader", &mut group.nodes[leader].client());
+    ledger.settle(&mut group.nodes[leader].client());
+    more_writes(&group.nodes[leader], &mut ledger, 2);
+    group.wait_until_known("2");
+
+    // Without sentinels, everybody still knows its place after a restart.
+    for sentinel in &mut group.sentinels {
+        sentinel.stop();
+    }
+    for node in &mut group.nodes {
+        assert!(node.stop().success());
+    }
+    for node in &mut group.nodes {
+        node.restart();
+    }
+    group.wait_until_follows(follower, leader);
+    group.wait_until_follows(0, leader);
+    assert_eq!(group.nodes[leader].info("replication", "role"), "master");
+    ledger.assert_kept_by("the new leader", &mut group.nodes[leader].client());
+}
+
 /// A stopped leader wakes up in a world that has gone on without it.
 #[test]
 fn a_leader_that_stood_still_acknowledges_nothing_more_and_follows() {

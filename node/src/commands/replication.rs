@@ -5,7 +5,7 @@ use farkeep_proto::resp::Encoder;
 
 use super::{Call, Flow};
 use crate::replication::{ControlPeer, LeaderAddress};
-use crate::worker::connection::{Blocked, WaitFor};
+use crate::worker::connection::{Blocked, Queued, WaitFor};
 
 /// How far a position has spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,13 @@ pub fn replicaof(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         Err(error) => call.error(&format!("ERR cannot follow: {error:#}")),
     }
     Flow::Continue
+}
+
+/// Whether a queued command makes this node a leader.
+pub fn is_promotion(queued: &Queued) -> bool {
+    matches!(queued.entry.spec.name, "replicaof" | "slaveof")
+        && queued.argv[1].eq_ignore_ascii_case(b"no")
+        && queued.argv[2].eq_ignore_ascii_case(b"one")
 }
 
 /// WAIT numreplicas timeout

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use farkeep_keystore::command::table::flag;
 
 use super::{Call, Entry, Flow};
-use crate::worker::connection::{Multi, Queued};
+use crate::worker::connection::{Multi, Obstacle, Queued};
 
 /// Whether a command runs at once although a MULTI is open.
 pub fn runs_inside_multi(name: &str) -> bool {
@@ -96,6 +96,12 @@ pub fn exec(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
         end(call);
         call.error(&format!("EXECABORT Transaction discarded because of: {refusal}"));
         return Flow::Continue;
+    }
+    let Some(multi) = &call.session.multi else { return Flow::Continue };
+    if multi.queued.iter().any(super::replication::is_promotion)
+        && call.engine.awaits_handover(call.node, call.now)
+    {
+        return Flow::Stall(Obstacle::Handover);
     }
     let Some(multi) = &call.session.multi else { return Flow::Continue };
     let writes = multi.queued.iter().any(|queued| queued.entry.spec.flags.has(flag::WRITE));

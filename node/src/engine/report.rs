@@ -40,7 +40,7 @@ pub enum RoleReport {
 
 /// How a follower's link stands, in the terms of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LinkState {
+pub(super) enum LinkState {
     /// There is no session, or its window is not open.
     Down,
     /// A session runs, but this node has not got what it takes to serve yet.
@@ -51,7 +51,7 @@ enum LinkState {
 
 impl Engine {
     /// How the link stands.
-    fn link_state(&self, node: &Node, follows: &Followership) -> LinkState {
+    pub(super) fn link_state(&self, node: &Node, follows: &Followership) -> LinkState {
         let in_session = follows.machine.link() == Link::Following;
         let serves = self.keystore.is_some() && !self.pool.log().state().mid_sync;
         match (in_session, serves) {

@@ -25,6 +25,7 @@ use farkeep_leader::{Leader, LocalWatermarks, Start};
 use farkeep_proto::control::FabricOffer;
 use farkeep_proto::redo::FORMAT_VERSION;
 
+use super::handover::StoodDown;
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
 use crate::config::Config;
 use crate::link::Followership;
@@ -55,6 +56,8 @@ pub(super) struct Leading {
     pub(super) memory: LogRef,
     /// When the tail cell has to be sent for its own sake.
     pub(super) tail_due_ms: Option<u64>,
+    /// It takes no writes: a follower is about to take over.
+    pub(super) stood_down: Option<StoodDown>,
 }
 
 /// The log as the fabric takes it.
@@ -218,6 +221,7 @@ impl Engine {
             sessions: Sessions::default(),
             memory: LogRef(log),
             tail_due_ms: None,
+            stood_down: None,
         }));
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
@@ -273,6 +277,7 @@ impl Engine {
             down_since_ms: None,
             down_reason: String::new(),
             was_up: false,
+            handover: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })
     }

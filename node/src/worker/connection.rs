@@ -101,6 +101,8 @@ pub enum Obstacle {
     },
     /// CLIENT PAUSE.
     Pause,
+    /// The leader is asked to stand down before this node is promoted.
+    Handover,
 }
 
 /// What a WAIT or WAITAOF waits for.

@@ -503,11 +503,12 @@ impl Worker {
             let Protocol::Control(peer) = &connection.protocol else { return false };
             let Some(id) = peer.session() else { return true };
             let congested = connection.output.pending() > 0;
-            let outbox =
-                node.engine.lock().leading().and_then(|(_, sessions)| sessions.take_outbox(id, congested));
+            let mut engine = node.engine.lock();
+            let outbox = engine.leading().and_then(|(_, sessions)| sessions.take_outbox(id, congested));
             match outbox {
                 Some(bytes) => connection.output.buffer().extend_from_slice(&bytes),
-                None => connection.dead = true,
+                // That a follower has taken over, it says while or after its window closes.
+                None => connection.dead |= !engine.stands_down(),
             }
             mark(&mut self.flushable, at);
             true
