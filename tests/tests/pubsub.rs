@@ -228,6 +228,23 @@ fn a_subscriber_that_does_not_read_is_closed_and_nobody_waits_for_it() {
     );
 }
 
+/// It is told nothing more, and is closed for what it has not read for too long.
+#[test]
+fn a_subscriber_that_stops_reading_is_closed_when_the_time_of_the_soft_limit_is_over() {
+    let mut node = Server::farkeep();
+    node.expect_log("output buffer limits");
+    let mut publisher = node.client();
+    let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 1mb 1"];
+    assert!(publisher.command(&limit).is_ok());
+    let mut slow = node.client();
+    slow.words("SUBSCRIBE a");
+    let payload = "x".repeat(1024 * 1024);
+    for _ in 0..24 {
+        publisher.command(&["PUBLISH", "a", &payload]);
+    }
+    wait::until("the slow subscriber to be closed", || node.info("stats", "pubsub_channels") == "0");
+}
+
 #[test]
 fn subscribers_are_listed_counted_and_killed_as_such_and_leave_no_trace_in_the_log() {
     let node = Server::farkeep();

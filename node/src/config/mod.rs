@@ -322,12 +322,6 @@ impl Config {
         self.client_output_buffer_limit[class.into() as usize]
     }
 
-    /// The most bytes of replies that may wait for a connection of this class; 0 for no limit.
-    #[must_use]
-    pub fn output_buffer_hard_limit(&self, class: impl Into<ClientClass>) -> usize {
-        self.output_buffer_limit(class).hard_bytes
-    }
-
     /// What to answer a client at `peer` (`address:port`, or the path of a unix socket) that protected mode keeps out.
     #[must_use]
     pub fn protected_mode_refusal(&self, peer: &str) -> Option<&'static str> {

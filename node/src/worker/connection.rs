@@ -193,6 +193,8 @@ pub struct Connection {
     pub dead: bool,
     /// Whether the poller watches for writability.
     pub watches_writable: bool,
+    /// Since when more waits to be sent than the soft limit allows, in the node's ms.
+    pub over_soft_limit_since_ms: Option<u64>,
     /// The peer has closed its direction; replies that are held are still sent.
     pub half_closed: bool,
     /// What the bytes mean.
@@ -224,6 +226,7 @@ impl Connection {
             close_after_flush: false,
             dead: false,
             watches_writable: false,
+            over_soft_limit_since_ms: None,
             half_closed: false,
             protocol: Protocol::Resp,
         }

@@ -59,6 +59,9 @@ const RETRY_PERIOD_MS: u64 = 1;
 /// Replies are appended up to this much a turn before a connection lets others go first.
 const OUTPUT_BURST_BYTES: usize = 1024 * 1024;
 
+/// What is less than this is not worth looking at by the cron: no sensible soft limit is below it.
+const OUTPUT_SOON_BYTES: usize = 16 * 1024;
+
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
@@ -491,6 +494,23 @@ impl Worker {
         }
         for at in idle {
             self.close(at);
+        }
+        self.close_stalled();
+    }
+
+    /// Closes connections over a limit that neither read nor are told anything more.
+    fn close_stalled(&mut self) {
+        let waiting: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.output.pending() > OUTPUT_SOON_BYTES)
+            .map(|(at, _)| at)
+            .collect();
+        for at in waiting {
+            if self.over_output_limit(at) {
+                tracing::warn!(connection = at, "client closed for overcoming of output buffer limits");
+                self.close(at);
+            }
         }
     }
 

@@ -133,15 +133,25 @@ impl Worker {
         }
     }
 
-    pub(super) fn over_output_limit(&self, at: usize) -> bool {
-        let Some(connection) = self.connections.get(at) else { return false };
+    /// Whether more waits to be sent to a connection than its class allows, at once or for too long.
+    pub(super) fn over_output_limit(&mut self, at: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(at) else { return false };
         let class = match connection.session.client.kind() {
             ClientKind::Normal => ClientClass::Normal,
             ClientKind::Replica => ClientClass::Replica,
             ClientKind::Pubsub => ClientClass::Pubsub,
         };
-        let limit = self.config.output_buffer_hard_limit(class);
-        limit > 0 && connection.output.pending() > limit
+        let limit = self.config.output_buffer_limit(class);
+        let pending = connection.output.pending();
+        if limit.hard_bytes > 0 && pending > limit.hard_bytes {
+            return true;
+        }
+        if limit.soft_bytes == 0 || pending <= limit.soft_bytes {
+            connection.over_soft_limit_since_ms = None;
+            return false;
+        }
+        let since_ms = *connection.over_soft_limit_since_ms.get_or_insert(self.now.ms);
+        self.now.ms - since_ms > limit.soft_s * 1000
     }
 
     pub(super) fn close(&mut self, at: usize) {
