@@ -4,9 +4,10 @@
 //! boots a stock Debian kernel on it and shows it this machine's files, so that every binary built here runs there, on real
 //! libibverbs, librpma, MAP_SYNC and devdax; only slower, because the processor is emulated too.
 //!
-//! [`image`] gets what it takes, [`initrd`] makes the disk the guest starts from, [`nvdimm`] their persistent memory, [`machine`] switches machines on and off
-//! and runs commands in them, [`pair`] joins two of them by a wire, [`agent`] is their other end in the guest, [`frame`] what the two say to each other. [`door`] is
-//! `cargo xtask guest`; tests use [`Machine`], [`Guest`] and [`Running`] directly.
+//! [`image`] gets what it takes, [`nvdimm`] formats the persistent memory, [`initrd`] makes the disk a guest starts from.
+//! [`machine`] switches machines on and off, [`pair`] joins two of them by a wire, [`running`] runs commands, [`agent`] is the
+//! other end in the guest, [`frame`] what the two say to each other. [`suite`] runs tests, [`door`] is `cargo xtask guest`;
+//! tests use [`Machine`], [`Guest`] and [`Running`] directly.
 //!
 //! Nothing is left behind: QEMU dies with its owner, the run directory is removed by a watcher that outlives it, and only
 //! the image stays, in `target/guest`.
@@ -20,6 +21,7 @@ mod machine;
 mod nvdimm;
 mod pair;
 mod rundir;
+mod running;
 mod suite;
 
 use std::io::Write;
@@ -33,12 +35,11 @@ use args::{Args, Work};
 pub use frame::Request;
 pub use image::{CACHE_VARIABLE, Image};
 use machine::NUMBER_ALONE;
-pub use machine::{
-    AGENT_VARIABLE, BOOT_LIMIT, Booting, Error, Event, Finished, Guest, Machine, Network, Running, shell,
-};
+pub use machine::{AGENT_VARIABLE, BOOT_LIMIT, Booting, Guest, Machine, Network};
 pub use nvdimm::{DEVDAX_COUNT, DEVDAX_LEN_MIB, FSDAX_LEN_MIB};
 pub use pair::Pair;
 pub use rundir::RunDir;
+pub use running::{Error, Event, Finished, Running, shell};
 pub use suite::{SUITE_LIMIT, run_suite};
 
 /// The door's exit code when the time is over, as `timeout` has it.

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::image::Image;
 use super::initrd;
-use super::machine::{BOOT_LIMIT, Error, Machine};
+use super::machine::{BOOT_LIMIT, Machine};
 use super::rundir::RunDir;
+use super::running::Error;
 
 /// How many become devdax devices: the logs of a leader and of a follower.
 pub const DEVDAX_COUNT: usize = 2;

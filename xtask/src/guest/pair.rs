@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::image::Image;
-use super::machine::{Error, Guest, Machine, Network};
+use super::machine::{Guest, Machine, Network};
 use super::rundir::RunDir;
+use super::running::Error;
 
 /// Address number of the first machine; the second has the next.
 const FIRST_NUMBER: u8 = 15;
