@@ -92,6 +92,12 @@ pub enum Action {
         /// The fabric.
         fabric: FabricKind,
     },
+    /// Open the window to rdma as well, beside the tcp that the session runs over, and say so with another [`Ready`]. If it
+    /// cannot be opened, nothing is to be done; if the leader takes it, [`Follower::switched`] is.
+    TryRdma {
+        /// The session's number.
+        session: u64,
+    },
     /// Log this: the attempt to join has failed, and will be repeated.
     JoinFailed(JoinError),
     /// Log this: the session is over, and will be re-established.
@@ -232,9 +238,10 @@ impl Follower {
         }
     }
 
-    /// What can be offered has changed (a device came or went). Counts from the next attempt to join.
-    pub fn set_fabrics(&mut self, fabrics: Vec<FabricOffer>) {
-        self.fabrics = fabrics;
+    /// What is best to offer has changed (a device came or went). Counts from the next attempt to join.
+    pub fn offer_first(&mut self, offer: FabricOffer) {
+        self.fabrics.retain(|other| other.name != offer.name);
+        self.fabrics.insert(0, offer);
     }
 
     /// Follow a leader, or another one than before; the owner knows its address. Any session is over.
@@ -321,6 +328,11 @@ impl Follower {
                 self.book.told(Lsn::new(heartbeat.committed_lsn));
                 vec![self.status(now_ms)]
             }
+            (State::Following(session), Some(Body::TryRdma(request)))
+                if request.session == session.number =>
+            {
+                vec![Action::TryRdma { session: request.session }]
+            }
             (State::Following(session), Some(Body::Goodbye(goodbye)))
                 if goodbye.session == session.number =>
             {
@@ -389,6 +401,14 @@ impl Follower {
     pub fn reopened(&mut self, history: Vec<Reign>, progress: Progress) {
         self.past.history = history;
         self.book.reopened(progress);
+    }
+
+    /// The session goes on over this fabric.
+    pub fn switched(&mut self, fabric: FabricKind) {
+        if let State::Following(session) = &mut self.state {
+            session.fabric = fabric;
+            session.fabric_reason.clear();
+        }
     }
 
     fn status(&mut self, now_ms: u64) -> Action {

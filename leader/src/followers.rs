@@ -111,6 +111,16 @@ impl FollowerEntry {
         self.state != FollowerState::Joining
     }
 
+    /// Everything before it has been flushed in this session, or was durable before it.
+    pub fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// Everything that was posted to its window is persistent there.
+    pub fn is_drained(&self) -> bool {
+        self.posted.is_empty()
+    }
+
     /// Address and port, as they stand in the log.
     pub fn name(&self) -> String {
         format!("{}:{}", self.address, self.port)

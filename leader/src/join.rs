@@ -18,6 +18,7 @@ pub(crate) struct Ours<'a> {
     pub(crate) oldest: Lsn,
     pub(crate) appended: Lsn,
     pub(crate) fabrics: &'a [FabricKind],
+    pub(crate) unusable: &'a [(FabricKind, String)],
 }
 
 /// What comes of a `Hello`.
@@ -111,20 +112,23 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
             ),
         );
     }
-    match choose_fabric(ours.fabrics, hello) {
+    match choose_fabric(ours, hello) {
         Ok((fabric, fabric_reason)) => Decision::Resume { from: common, fabric, fabric_reason },
         Err(why) => refuse(RefuseReason::NoFabric, why),
     }
 }
 
 /// The follower's first offer that is usable and that the leader can use too, and why the better ones are not.
-fn choose_fabric(usable: &[FabricKind], hello: &Hello) -> Result<(FabricKind, String), String> {
+fn choose_fabric(ours: &Ours<'_>, hello: &Hello) -> Result<(FabricKind, String), String> {
     let mut reasons = Vec::new();
     for offer in &hello.fabrics {
         match FabricKind::from_name(&offer.name) {
             _ if !offer.unusable.is_empty() => reasons.push(format!("{}: {}", offer.name, offer.unusable)),
-            Some(kind) if usable.contains(&kind) => return Ok((kind, reasons.join("; "))),
-            Some(kind) => reasons.push(format!("{kind}: not usable on the leader")),
+            Some(kind) if ours.fabrics.contains(&kind) => return Ok((kind, reasons.join("; "))),
+            Some(kind) => match ours.unusable.iter().find(|(unusable, _)| *unusable == kind) {
+                Some((_, why)) => reasons.push(format!("{kind}: {why}")),
+                None => reasons.push(format!("{kind}: not usable on the leader")),
+            },
             None => reasons.push(format!("{}: unknown to the leader", offer.name)),
         }
     }
@@ -183,8 +187,54 @@ mod tests {
             oldest: Lsn::new(oldest),
             appended: Lsn::new(appended),
             fabrics: &[FabricKind::Tcp],
+            unusable: &[],
         };
         decide(&ours, hello)
+    }
+
+    #[track_caller]
+    fn assert_chooses(
+        usable: &[FabricKind],
+        unusable: &[(FabricKind, String)],
+        offers: &[(&str, &str)],
+        expected: Result<(FabricKind, &str), &str>,
+    ) {
+        let identity = identity();
+        let history = [reign(1, 1, 0)];
+        let ours = Ours {
+            identity: &identity,
+            history: &history,
+            past: &history::from_message(&history).unwrap(),
+            oldest: Lsn::ZERO,
+            appended: Lsn::ZERO,
+            fabrics: usable,
+            unusable,
+        };
+        let offer = |&(name, unusable): &(&str, &str)| FabricOffer {
+            name: name.into(),
+            unusable: unusable.into(),
+            ..FabricOffer::default()
+        };
+        let hello = Hello { fabrics: offers.iter().map(offer).collect(), ..hello(history.to_vec(), 0, 0) };
+        let expected = expected.map(|(kind, why)| (kind, why.to_owned())).map_err(ToOwned::to_owned);
+        assert_eq!(choose_fabric(&ours, &hello), expected);
+    }
+
+    #[test]
+    fn rdma_is_chosen_where_both_can_and_otherwise_tcp_with_the_reason() {
+        let both = [FabricKind::Rdma, FabricKind::Tcp];
+        let offers = [("rdma", ""), ("tcp", "")];
+        assert_chooses(&both, &[], &offers, Ok((FabricKind::Rdma, "")));
+        let why = "rdma: the follower has no device";
+        let unusable = [("rdma", "the follower has no device"), ("tcp", "")];
+        assert_chooses(&both, &[], &unusable, Ok((FabricKind::Tcp, why)));
+        let broken = [(FabricKind::Rdma, "the connection broke, tried again in 2 s".to_owned())];
+        let why = "rdma: the connection broke, tried again in 2 s";
+        assert_chooses(&[FabricKind::Tcp], &broken, &offers, Ok((FabricKind::Tcp, why)));
+        let why = "no fabric that both sides can use (rdma: the connection broke, tried again in 2 s)";
+        assert_chooses(&[FabricKind::Tcp], &broken, &offers[..1], Err(why));
+        // A follower of an older version, or one that is not to use it, does not list it.
+        assert_chooses(&both, &[], &offers[1..], Ok((FabricKind::Tcp, "")));
     }
 
     #[track_caller]

@@ -91,6 +91,8 @@ pub struct Peer {
     pub address: String,
     /// The fabrics that the leader can use towards it.
     pub fabrics: Vec<FabricKind>,
+    /// Fabrics that it cannot use towards it now, and why.
+    pub unusable: Vec<(FabricKind, String)>,
 }
 
 /// The answer to a `Hello`.
@@ -444,6 +446,7 @@ impl Leader {
             oldest: self.oldest(),
             appended: self.appended,
             fabrics: &peer.fabrics,
+            unusable: &peer.unusable,
         };
         let (from, fabric, fabric_reason) = match decide(&ours, hello) {
             Decision::Resume { from, fabric, fabric_reason } => (from, fabric, fabric_reason),
@@ -635,6 +638,20 @@ impl Leader {
         follower.raise(durable.min(flushed), applied.min(flushed), checkpoint.min(flushed));
         self.recompute();
         Ok(())
+    }
+
+    /// A session goes on over another fabric, whose tickets begin anew, or it is known better now why over no better one. Panics
+    /// if it changes while tickets of the old fabric are open.
+    pub fn set_fabric(&mut self, id: FollowerId, fabric: FabricKind, reason: String) {
+        let Some(follower) = self.followers.get_mut(&id) else { return };
+        assert!(
+            follower.fabric == fabric || follower.is_drained(),
+            "tickets of two fabrics cannot be told apart"
+        );
+        follower.fabric = fabric;
+        follower.fabric_reason = reason;
+        // The last cell may have been on its way over a link that is gone.
+        follower.tail_sent = None;
     }
 
     /// A follower's session is over. Returns what was known of it, if it was in the registry.

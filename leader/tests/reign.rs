@@ -56,7 +56,7 @@ fn hello(node: u8, durable: u64) -> Hello {
 }
 
 fn peer() -> Peer {
-    Peer { address: "10.0.0.2".into(), fabrics: vec![FabricKind::Sim] }
+    Peer { address: "10.0.0.2".into(), fabrics: vec![FabricKind::Sim], unusable: vec![] }
 }
 
 fn join(leader: &mut Leader, node: u8, durable: u64) -> FollowerId {

@@ -225,6 +225,7 @@ impl Engine {
         for action in leading.machine.tick(now.ms) {
             leading.carry_out(action);
         }
+        leading.sessions.tick(&mut leading.machine, now, node.rdma.device().is_ok());
         let leads = leading.stood_down.is_none() && leading.machine.can_write().is_ok();
         if leads && leading.appender.log().stopped().is_none() {
             self.expire_and_reclaim(node, now);

@@ -8,21 +8,24 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_core::lsn::Lsn;
+use farkeep_fabric::tcp::Burst;
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError};
-use farkeep_proto::control::{self, Body, HandoverStep, Published};
+use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
+use farkeep_proto::window::TailCell;
 
 use crate::config::Config;
 use crate::engine::Handover;
-use crate::node::Node;
+use crate::node::{Node, OpenWindow};
+use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
 use crate::throttle::Throttle;
 
@@ -54,6 +57,8 @@ pub struct Followership {
     pub was_up: bool,
     /// The leader is asked to stand down for this node.
     pub handover: Option<Handover>,
+    /// What the acknowledgements of an rdma session rest on.
+    pub basis: Option<Basis>,
 }
 
 impl Followership {
@@ -93,6 +98,7 @@ pub fn run(node: &Arc<Node>) {
         published: Vec::new(),
         asked: None,
         window: None,
+        trial: None,
         complaints: Throttle::default(),
     };
     while !node.stopping.load(Ordering::Acquire) {
@@ -112,20 +118,57 @@ struct Link {
     /// The session in which the leader was asked to stand down.
     asked: Option<u64>,
     window: Option<ServedWindow>,
+    /// The same window under rdma, while the session runs over another fabric.
+    trial: Option<Trial>,
     /// Why there is no session, as far as the log has been told.
     complaints: Throttle,
 }
 
 /// A window that is being served, by a thread of its own.
-struct ServedWindow {
-    stop: WindowStop,
-    thread: JoinHandle<()>,
+enum ServedWindow {
+    Tcp { socket: TcpStream, thread: JoinHandle<()> },
+    Shm { stop: Arc<AtomicBool>, log: Arc<LogMap>, thread: JoinHandle<()> },
+    Rdma(rdma::Served),
 }
 
-enum WindowStop {
-    Socket(TcpStream),
-    Flag(Arc<std::sync::atomic::AtomicBool>, Arc<LogMap>),
+impl ServedWindow {
+    fn is_finished(&self) -> bool {
+        match self {
+            Self::Tcp { thread, .. } | Self::Shm { thread, .. } => thread.is_finished(),
+            Self::Rdma(served) => served.is_finished(),
+        }
+    }
+
+    fn close(self, node: &Node) {
+        let ended = match self {
+            Self::Tcp { socket, thread } => {
+                // The socket may be closed already; then there is nothing to end.
+                drop(socket.shutdown(Shutdown::Both));
+                thread.join()
+            }
+            Self::Shm { stop, log, thread } => {
+                log.set_gate(0);
+                stop.store(true, Ordering::Release);
+                thread.join()
+            }
+            Self::Rdma(served) => served.close(node),
+        };
+        if ended.is_err() {
+            tracing::error!("the thread that served the window failed an assertion");
+            node.stop();
+        }
+    }
 }
+
+/// An attempt to go on over rdma.
+struct Trial {
+    served: rdma::Served,
+    /// Until when the leader has to be connected.
+    deadline: Instant,
+}
+
+/// How long a leader may take to connect to a window that it has asked for.
+const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Link {
     fn turn(&mut self) {
@@ -159,10 +202,7 @@ impl Link {
             return;
         }
         match self.receive() {
-            Ok(()) if self.window.as_ref().is_some_and(|window| window.thread.is_finished()) => {
-                self.lost("the window connection ended");
-            }
-            Ok(()) => {}
+            Ok(()) => self.look_after_windows(),
             Err(error) => self.lost(&format!("{error:#}")),
         }
     }
@@ -176,6 +216,42 @@ impl Link {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn look_after_windows(&mut self) {
+        let ended = self.window.as_ref().is_some_and(ServedWindow::is_finished);
+        let Some(trial) = &self.trial else {
+            if ended {
+                self.lost("the window connection ended");
+            }
+            return;
+        };
+        let connected = trial.served.is_connected();
+        if trial.served.is_finished() || (!connected && Instant::now() >= trial.deadline) {
+            self.end_trial();
+        } else if ended && connected {
+            self.take_trial();
+        }
+    }
+
+    /// The leader has left the session's old fabric for rdma.
+    fn take_trial(&mut self) {
+        let Some(Trial { served, .. }) = self.trial.take() else { return };
+        if let Some(old) = self.window.take() {
+            old.close(&self.node);
+        }
+        let basis = served.basis();
+        if let Some(follows) = &mut *self.node.followership() {
+            follows.basis = Some(basis);
+            follows.machine.switched(FabricKind::Rdma);
+        }
+        tracing::info!(leader = %self.name(), fabric = "rdma", mode = basis.mode, why = basis.why, "following over a better fabric");
+        self.window = Some(ServedWindow::Rdma(served));
+    }
+
+    fn end_trial(&mut self) {
+        let Some(Trial { served, .. }) = self.trial.take() else { return };
+        ServedWindow::Rdma(served).close(&self.node);
     }
 
     fn lost(&mut self, why: &str) {
@@ -202,21 +278,29 @@ impl Link {
                 self.control = Some(stream);
                 self.inbox.clear();
                 self.published.clear();
+                self.offer_rdma();
                 let actions = self.with_machine(Follower::connected);
                 self.carry_out(actions);
             }
-            Action::Send(body) => {
-                let stream = self.control.as_mut().context("no control connection")?;
-                let mut bytes = Vec::new();
-                control::encode(body, &mut bytes);
-                stream.write_all(&bytes)?;
+            Action::Send(Body::Ready(mut ready)) => {
+                if let Some(ServedWindow::Rdma(served)) = &self.window {
+                    ready.rdma = Some(served.window().clone());
+                }
+                self.send(Body::Ready(ready))?;
             }
+            Action::Send(body) => self.send(body)?,
             Action::Disconnect => {
                 self.control = None;
                 self.inbox.clear();
             }
             Action::CloseWindow => self.close_window(),
             Action::OpenWindow { session, fabric } => self.open_window(session, fabric)?,
+            Action::TryRdma { session } => {
+                // The session goes on as it is; the leader finds that there was no answer.
+                if let Err(error) = self.try_rdma(session) {
+                    tracing::info!(leader = %self.name(), error = format!("{error:#}"), "cannot try rdma");
+                }
+            }
             Action::JoinFailed(error) => {
                 if matches!(error, JoinError::RefusedDataset(_))
                     && self.node.engine.lock().start_over(&self.node)?
@@ -240,6 +324,34 @@ impl Link {
             change => self.node.engine.lock().change_follower_log(&self.node, change)?,
         }
         Ok(())
+    }
+
+    fn send(&mut self, body: Body) -> Result<()> {
+        let stream = self.control.as_mut().context("no control connection")?;
+        let mut bytes = Vec::new();
+        control::encode(body, &mut bytes);
+        Ok(stream.write_all(&bytes)?)
+    }
+
+    /// Puts rdma into the next hello, or why it cannot be used.
+    fn offer_rdma(&mut self) {
+        if !rdma::is_wanted(&self.node.config()) {
+            return;
+        }
+        let Some(log) = self.node.followership().as_ref().map(|follows| Arc::clone(&follows.log)) else {
+            return;
+        };
+        let offer = self.node.rdma.offer(&log);
+        if !offer.unusable.is_empty()
+            && self.node.rdma.device().is_ok()
+            && self.complaints.is_news(self.node.now().ms, &offer.unusable)
+        {
+            tracing::warn!(why = %offer.unusable, "the leader cannot reach this node by RDMA");
+        }
+        self.with_machine(|machine, _| {
+            machine.offer_first(offer);
+            Vec::new()
+        });
     }
 
     fn name(&self) -> String {
@@ -333,98 +445,132 @@ impl Link {
         Ok(())
     }
 
+    /// Whoever ends the followership from here on waits until this window is closed.
+    fn claim_window(&self) -> Result<(OpenWindow, Arc<LogMap>)> {
+        match &*self.node.followership() {
+            Some(follows) if Some(&follows.leader) == self.leader.as_ref() => {
+                Ok((OpenWindow::new(&self.node), Arc::clone(&follows.log)))
+            }
+            _ => bail!("this node does not follow any more"),
+        }
+    }
+
     fn open_window(&mut self, session: u64, fabric: FabricKind) -> Result<()> {
         let leader = self.leader.clone().context("nobody to follow")?;
         self.node.engine.lock().joined();
-        let log = match &*self.node.followership() {
-            Some(follows) => Arc::clone(&follows.log),
-            None => bail!("this node does not follow any more"),
-        };
+        self.close_window();
+        let (open, log) = self.claim_window()?;
         let node = Arc::clone(&self.node);
         let builder = std::thread::Builder::new().name("window".to_owned());
-        self.close_window();
-        let window = LogWindow::new(log);
+        let mut basis = None;
         self.window = Some(match fabric {
             FabricKind::Tcp => {
                 let mut stream = connect(&leader, &self.node.config())?;
                 request(&mut stream, &[b"FARKEEP.WINDOW", session.to_string().as_bytes()])?;
                 stream.set_read_timeout(None)?;
-                let ours = stream.try_clone()?;
-                node.window_open.store(true, Ordering::Release);
-                let thread = builder.spawn(move || serve_tcp(&node, &stream, window))?;
-                ServedWindow { stop: WindowStop::Socket(ours), thread }
+                let socket = stream.try_clone()?;
+                let window = LogWindow::new(log);
+                let thread = builder.spawn(move || serve_tcp(&node, &stream, window, open))?;
+                ServedWindow::Tcp { socket, thread }
             }
             FabricKind::Shm => {
-                let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+                let stop = Arc::new(AtomicBool::new(false));
                 let flag = Arc::clone(&stop);
-                window.log().set_gate(session);
-                node.window_open.store(true, Ordering::Release);
-                let thread = builder.spawn(move || watch_shm(&node, &flag))?;
-                ServedWindow { stop: WindowStop::Flag(stop, Arc::clone(window.log())), thread }
+                log.set_gate(session);
+                let thread = builder.spawn(move || watch_shm(&node, &flag, open))?;
+                ServedWindow::Shm { stop, log, thread }
             }
-            other => bail!("this build has no {other} fabric"),
+            FabricKind::Rdma => {
+                let served = rdma::Served::open(&node, session, &log, open)?;
+                basis = Some(served.basis());
+                ServedWindow::Rdma(served)
+            }
+            other @ FabricKind::Sim => bail!("this build has no {other} fabric"),
         });
+        let mut no_better = String::new();
         if let Some(follows) = &mut *self.node.followership() {
             follows.down_reason.clear();
+            follows.basis = basis;
+            no_better = follows.machine.standing().fabric_reason;
         }
         self.node.engine.lock().note_link(&self.node);
         self.complaints.forget();
-        tracing::info!(leader = %self.name(), %fabric, "following");
+        tracing::info!(
+            leader = %self.name(),
+            %fabric,
+            why_no_better = (!no_better.is_empty()).then_some(no_better),
+            mode = basis.map(|basis| basis.mode),
+            why = basis.map(|basis| basis.why),
+            "following"
+        );
         Ok(())
     }
 
+    /// Opens the window to rdma beside the fabric in use, and tells the leader.
+    fn try_rdma(&mut self, session: u64) -> Result<()> {
+        self.end_trial();
+        if !matches!(self.window, Some(ServedWindow::Tcp { .. })) {
+            bail!("the session does not run over tcp");
+        }
+        let (open, log) = self.claim_window()?;
+        let served = rdma::Served::open(&self.node, session, &log, open)?;
+        let window = served.window().clone();
+        self.trial = Some(Trial { served, deadline: Instant::now() + TRIAL_LIMIT });
+        let progress = self.node.followership().as_ref().map(|follows| follows.machine.progress());
+        let progress = progress.context("this node does not follow any more")?.message();
+        self.send(Body::Ready(Ready { session, progress, rdma: Some(window) }))
+    }
+
     fn close_window(&mut self) {
-        let Some(window) = self.window.take() else { return };
-        match &window.stop {
-            // The socket may be closed already; then there is nothing to end.
-            WindowStop::Socket(stream) => drop(stream.shutdown(Shutdown::Both)),
-            WindowStop::Flag(flag, log) => {
-                log.set_gate(0);
-                flag.store(true, Ordering::Release);
-            }
-        }
-        if window.thread.join().is_err() {
-            tracing::error!("the thread that served the window failed an assertion");
-            self.node.stop();
+        self.end_trial();
+        if let Some(window) = self.window.take() {
+            window.close(&self.node);
         }
     }
 }
 
-fn serve_tcp(node: &Arc<Node>, stream: &TcpStream, mut window: LogWindow) {
-    let end = tcp::serve(stream.as_fd(), &mut window, |_, burst| {
-        let mut guard = node.followership();
-        let Some(follows) = &mut *guard else { return Reported::default() };
-        follows.received_bytes += burst.stored;
-        if burst.batch_ended {
-            follows.look();
-            follows.machine.heard(node.now().ms);
-        } else if burst.tail_cell
-            && let Some(cell) = follows.log.tail_cell()
-        {
-            follows.machine.tail_cell(cell);
-        }
-        let progress = follows.machine.progress();
-        drop(guard);
-        if progress.committed > progress.applied {
-            node.replay.raise_if_idle();
-        }
-        progress.reported()
-    });
-    let Err(error) = end;
+/// Takes note of what has come into the window, and says what to answer.
+pub fn take_burst(node: &Node, burst: Burst) -> Reported {
+    let mut guard = node.followership();
+    let Some(follows) = &mut *guard else { return Reported::default() };
+    follows.received_bytes += burst.stored;
+    if burst.batch_ended {
+        follows.look();
+        follows.machine.heard(node.now().ms);
+    } else if burst.tail_cell
+        && let Some(cell) = follows.log.tail_cell()
+    {
+        follows.machine.tail_cell(cell);
+    }
+    let progress = follows.machine.progress();
+    drop(guard);
+    if progress.committed > progress.applied {
+        node.replay.raise_if_idle();
+    }
+    progress.reported()
+}
+
+fn serve_tcp(node: &Arc<Node>, stream: &TcpStream, mut window: LogWindow, open: OpenWindow) {
+    let Err(error) = tcp::serve(stream.as_fd(), &mut window, |_, burst| take_burst(node, burst));
     tracing::debug!(%error, "the window connection ended");
-    node.window_open.store(false, Ordering::Release);
+    drop(open);
 }
 
-fn watch_shm(node: &Arc<Node>, stop: &std::sync::atomic::AtomicBool) {
-    let mut watch = shm::Watch::default();
-    let mut seen = None;
-    while !stop.load(Ordering::Acquire) {
+/// Finds what one-sided stores have brought, by the tail cell.
+#[derive(Debug, Default)]
+pub struct TailWatch {
+    seen: Option<TailCell>,
+}
+
+impl TailWatch {
+    /// Whether there is anything new. If so, it is read, and the replayer told.
+    pub fn look(&mut self, node: &Node) -> bool {
         let mut guard = node.followership();
-        let Some(follows) = &mut *guard else { break };
+        let Some(follows) = &mut *guard else { return false };
         let cell = follows.log.tail_cell();
-        let found = cell.is_some() && cell != seen;
+        let found = cell.is_some() && cell != self.seen;
         if found {
-            seen = cell;
+            self.seen = cell;
             follows.look();
         }
         let progress = follows.machine.progress();
@@ -432,9 +578,17 @@ fn watch_shm(node: &Arc<Node>, stop: &std::sync::atomic::AtomicBool) {
         if progress.committed > progress.applied {
             node.replay.raise_if_idle();
         }
-        std::thread::sleep(Duration::from_micros(watch.pause_us(found)));
+        found
     }
-    node.window_open.store(false, Ordering::Release);
+}
+
+fn watch_shm(node: &Arc<Node>, stop: &AtomicBool, open: OpenWindow) {
+    let (mut pace, mut tail) = (shm::Watch::default(), TailWatch::default());
+    while !stop.load(Ordering::Acquire) {
+        let found = tail.look(node);
+        std::thread::sleep(Duration::from_micros(pace.pause_us(found)));
+    }
+    drop(open);
 }
 
 /// Connects to a leader's port and authenticates.

@@ -11,6 +11,7 @@ mod link;
 mod log_writer;
 mod node;
 mod pubsub;
+mod rdma;
 mod replayer;
 mod replication;
 mod runtime;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use farkeep_core::lsn::Lsn;
@@ -16,6 +16,7 @@ use crate::clients::{Client, ClientKind, Clients};
 use crate::config::Config;
 use crate::engine::{Engine, Opened};
 use crate::link::Followership;
+use crate::rdma::Rdma;
 use crate::stats::Stats;
 use crate::worker::Now;
 use crate::worker::connection::{Session, Stream};
@@ -167,8 +168,12 @@ pub struct Node {
     /// Carries the image along; `None` in a pool without a dataset and while the role changes.
     pub replayer: Mutex<Option<Replayer>>,
     followership: Mutex<Option<Followership>>,
-    /// The thread that serves the window is there.
-    pub window_open: AtomicBool,
+    /// Threads that serve the window.
+    windows: AtomicUsize,
+    /// The window could not be taken away from a leader: it counts as open for good.
+    pub window_lost: AtomicBool,
+    /// The RDMA device.
+    pub rdma: Rdma,
     /// The image, for allocating ahead of need.
     pub image: Arc<Image>,
     /// Whether a checkpoint takes an `fdatasync`.
@@ -213,13 +218,15 @@ impl Node {
         let image = Arc::clone(engine.pool().image());
         let node = Self {
             image,
+            rdma: Rdma::new(&config),
             config: RwLock::new(Arc::new(config)),
             config_version: AtomicU64::new(0),
             engine: Mutex::new(engine),
             marks: Marks::default(),
             replayer: Mutex::new(None),
             followership: Mutex::new(None),
-            window_open: AtomicBool::new(false),
+            windows: AtomicUsize::new(0),
+            window_lost: AtomicBool::new(false),
             image_on_disk,
             image_due: AtomicU64::new(0),
             clients: Clients::default(),
@@ -261,13 +268,20 @@ impl Node {
         self.link.raise();
     }
 
-    /// Waits until nobody serves the window any more. Takes a moment at most, since the socket has been shut down.
-    pub fn wait_for_window_closed(&self, timeout: std::time::Duration) {
+    /// Whether somebody serves the window.
+    pub fn window_is_open(&self) -> bool {
+        self.windows.load(Ordering::Acquire) > 0 || self.window_lost.load(Ordering::Acquire)
+    }
+
+    /// Waits until nobody serves the window any more, and says whether that has come about. Takes a moment at most, since
+    /// the link thread closes it.
+    pub fn wait_for_window_closed(&self, timeout: std::time::Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        while self.window_open.load(Ordering::Acquire) && Instant::now() < deadline {
+        while self.window_is_open() && Instant::now() < deadline {
             self.link.raise();
             std::thread::yield_now();
         }
+        !self.window_is_open()
     }
 
     /// The configuration as of now.
@@ -361,6 +375,24 @@ impl Node {
     /// Seconds since the start.
     pub fn uptime_s(&self) -> u64 {
         self.started.elapsed().as_secs()
+    }
+}
+
+/// A window that is being served, as long as this lives.
+#[derive(Debug)]
+pub struct OpenWindow(Arc<Node>);
+
+impl OpenWindow {
+    /// To be called under the followership: whoever ends that waits for the windows that were opened before.
+    pub fn new(node: &Arc<Node>) -> Self {
+        node.windows.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(node))
+    }
+}
+
+impl Drop for OpenWindow {
+    fn drop(&mut self) {
+        self.0.windows.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,7 +1,16 @@
 //! The leader's side of its followers' connections: sessions, control messages, windows.
 //!
 //! A follower opens two connections to the ordinary port. The first becomes its control channel ([`ControlPeer`]); over
-//! tcp a second one becomes its window. What is decided is [`farkeep_leader::Leader`]'s; here its decisions meet sockets.
+//! tcp a second one becomes its window. Over rdma the leader connects to the follower ([`connected`]). What is decided is
+//! [`farkeep_leader::Leader`]'s; here its decisions meet sockets.
+//!
+//! # When rdma fails
+//!
+//! A session whose rdma cannot be connected, breaks, or completes nothing for as long as a silent follower would be given is over; the
+//! follower comes back from its last durable LSN and is given tcp, because [`Memory`] knows why. When its time has come, a session
+//! over tcp is asked to open its window to rdma as well (`TryRdma`). Only when that link is there does the session leave tcp, between two
+//! batches: nothing more is posted until everything posted is acknowledged, then the link is exchanged. The session stays the same, and
+//! no writer notices.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
@@ -12,8 +21,8 @@ use anyhow::{Context, Result, bail};
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, shm, tcp};
-use farkeep_leader::{FollowerId, Join, Leader, Peer, ship};
-use farkeep_proto::control::{self, Body, HandoverStep, Hello};
+use farkeep_leader::{FollowerEntry, FollowerId, Join, Leader, LeaderError, Peer, ship};
+use farkeep_proto::control::{self, Body, FabricOffer, HandoverStep, Hello, RdmaWindow, TryRdma};
 
 use crate::clients::Client;
 pub use crate::config::LeaderAddress;
@@ -21,6 +30,7 @@ use crate::config::{DurabilityChoice, FabricChoice};
 use crate::engine::Engine;
 use crate::node::Node;
 use crate::pubsub::Message;
+use crate::rdma::memory::Memory;
 use crate::stats;
 use crate::throttle::Throttle;
 use crate::worker::Now;
@@ -44,14 +54,55 @@ struct Session {
     /// The follower has opened its window.
     ready: bool,
     window: Option<Attached>,
+    node_id: Vec<u8>,
+    /// How it can be reached by rdma, if it can.
+    rdma: Option<FabricOffer>,
+    trial: Trial,
+    /// rdma: the flush that everybody waits for, and since when.
+    waits: Option<(Lsn, u64)>,
 }
+
+/// An attempt to go on over rdma.
+#[derive(Debug)]
+enum Trial {
+    None,
+    /// The follower has been asked to open its window.
+    Asked {
+        until_ms: u64,
+    },
+    /// A helper thread connects.
+    Connecting,
+    /// The link is there; the old one is waited for.
+    Connected(Attached),
+}
+
+/// How long a follower may take to answer `TryRdma`.
+const TRIAL_LIMIT_MS: u64 = 5_000;
 
 struct Attached {
     remote: Box<dyn RemoteWindow + Send>,
+    /// rdma: `apm` or `gpspm`; otherwise empty.
+    mode: &'static str,
     /// The worker whose poller watches it, and for what.
     worker: usize,
     watched: Option<Interest>,
     blocked: bool,
+}
+
+impl Attached {
+    fn new(remote: Box<dyn RemoteWindow + Send>, mode: &'static str, worker: usize) -> Self {
+        Self { remote, mode, worker, watched: None, blocked: false }
+    }
+}
+
+/// A link to a follower's window that a helper thread has made.
+pub struct Link {
+    /// The window.
+    pub remote: Box<dyn RemoteWindow + Send>,
+    /// `apm` or `gpspm`.
+    pub mode: &'static str,
+    /// Whether batches are copied on their way.
+    pub staged: bool,
 }
 
 impl std::fmt::Debug for Attached {
@@ -72,6 +123,10 @@ pub struct Sessions {
     published_lost: u64,
     /// Refusals, as far as the log has been told.
     complaints: Throttle,
+    /// Whose rdma has failed.
+    memory: Memory,
+    /// The time of the last look.
+    now_ms: u64,
 }
 
 impl Sessions {
@@ -82,6 +137,9 @@ impl Sessions {
         let mut broken = Vec::new();
         let mut shipped = false;
         for (&id, session) in &mut self.by_id {
+            if !session.may_ship(leader, id, &mut self.memory, self.now_ms) {
+                continue;
+            }
             let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
             if !follower.in_reach() || (follower.shipped >= until && !tail && !window.blocked) {
@@ -96,9 +154,57 @@ impl Sessions {
             }
         }
         for (id, reason) in broken {
-            self.end(leader, id, &reason);
+            self.broke(leader, id, reason);
         }
         shipped
+    }
+
+    /// A follower's window is of no more use.
+    fn broke(&mut self, leader: &mut Leader, id: FollowerId, mut reason: String) {
+        if let Some(session) = self.by_id.get(&id)
+            && session.window.as_ref().is_some_and(|window| window.remote.kind() == FabricKind::Rdma)
+        {
+            reason = format!("the rdma link broke: {reason}");
+            self.memory.failed(&session.node_id, self.now_ms, &reason);
+        }
+        self.end(leader, id, &reason);
+    }
+
+    /// Gives up rdma links on which nothing completes, and asks sessions that fell back to tcp to try rdma again if it is
+    /// `usable` here. To be called ten times a second.
+    pub fn tick(&mut self, leader: &mut Leader, now: Now, usable: bool) {
+        self.now_ms = now.ms;
+        let limit_ms = leader.config().deadline_ms;
+        let mut stalled = Vec::new();
+        for (&id, session) in &mut self.by_id {
+            let Some(follower) = leader.follower(id) else { continue };
+            let Some(window) = &session.window else { continue };
+            match window.remote.kind() {
+                FabricKind::Rdma if follower.is_drained() => session.waits = None,
+                FabricKind::Rdma => match session.waits {
+                    Some((at, since_ms)) if at == follower.flushed() => {
+                        if now.ms.saturating_sub(since_ms) >= limit_ms {
+                            stalled.push((id, format!("nothing has completed for {limit_ms} ms")));
+                        }
+                    }
+                    _ => session.waits = Some((follower.flushed(), now.ms)),
+                },
+                FabricKind::Tcp if usable && session.rdma.is_some() && follower.in_reach() => {
+                    if let Some(reason) = session.try_rdma(id, &mut self.memory, now.ms) {
+                        leader.set_fabric(id, FabricKind::Tcp, reason);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (id, reason) in stalled {
+            self.broke(leader, id, reason);
+        }
+    }
+
+    /// How a follower's window is reached, beyond the fabric's name.
+    pub fn mode(&self, id: FollowerId) -> &'static str {
+        self.by_id.get(&id).and_then(|session| session.window.as_ref()).map_or("", |window| window.mode)
     }
 
     /// Takes what has completed on windows that have nothing to wait on: one-sided stores complete at once.
@@ -112,14 +218,20 @@ impl Sessions {
 
     /// Takes what the followers have acknowledged.
     pub fn collect(&mut self, leader: &mut Leader, now: Now) {
-        let mut broken = Vec::new();
+        self.now_ms = now.ms;
+        let (mut broken, mut wrong) = (Vec::new(), Vec::new());
         for (&id, session) in &mut self.by_id {
             let Some(window) = &mut session.window else { continue };
-            if let Err(error) = ship::collect(leader, now.ms, id, window.remote.as_mut(), &mut self.done) {
-                broken.push((id, error.to_string()));
+            match ship::collect(leader, now.ms, id, window.remote.as_mut(), &mut self.done) {
+                Ok(()) => {}
+                Err(LeaderError::Fabric(error)) => broken.push((id, error.to_string())),
+                Err(error) => wrong.push((id, error.to_string())),
             }
         }
         for (id, reason) in broken {
+            self.broke(leader, id, reason);
+        }
+        for (id, reason) in wrong {
             self.end(leader, id, &reason);
         }
     }
@@ -225,13 +337,16 @@ impl Sessions {
 
     fn start_if_ready(&mut self, leader: &mut Leader, id: FollowerId, now: Now) -> Result<()> {
         let Some(session) = self.by_id.get(&id) else { bail!("the session is over") };
-        if session.ready && session.window.is_some() {
+        if session.ready
+            && let Some(window) = &session.window
+        {
             leader.ready(now.ms, id)?;
             if let Some(follower) = leader.follower(id) {
                 let reason = follower.fabric_reason.as_str();
                 tracing::info!(
                     follower = %follower.name(),
                     fabric = %follower.fabric,
+                    mode = (!window.mode.is_empty()).then_some(window.mode),
                     why_no_better = (!reason.is_empty()).then_some(reason),
                     from = %follower.shipped,
                     "a follower is attached"
@@ -254,6 +369,116 @@ fn encode_published(message: &Message, out: &mut Vec<u8>) {
         }
     }
 }
+
+impl Session {
+    fn new(hello: &Hello, worker: usize) -> Self {
+        let offered =
+            |offer: &&FabricOffer| offer.name == FabricKind::Rdma.name() && offer.unusable.is_empty();
+        Self {
+            outbox: Vec::new(),
+            published: Vec::new(),
+            worker,
+            ready: false,
+            window: None,
+            node_id: hello.node_id.clone(),
+            rdma: hello.fabrics.iter().find(offered).cloned(),
+            trial: Trial::None,
+            waits: None,
+        }
+    }
+
+    /// Exchanges the link if a better one is there and nothing is under way on the old one. While something is, nothing more
+    /// may be posted.
+    fn may_ship(&mut self, leader: &mut Leader, id: FollowerId, memory: &mut Memory, now_ms: u64) -> bool {
+        if !matches!(self.trial, Trial::Connected(_)) {
+            return true;
+        }
+        if !leader.follower(id).is_some_and(FollowerEntry::is_drained) {
+            return false;
+        }
+        if let Trial::Connected(link) = std::mem::replace(&mut self.trial, Trial::None) {
+            leader.set_fabric(id, link.remote.kind(), String::new());
+            memory.up(&self.node_id, now_ms);
+            let name = leader.follower(id).map(FollowerEntry::name).unwrap_or_default();
+            tracing::info!(follower = name, fabric = %link.remote.kind(), mode = link.mode, "a follower goes on over a better fabric");
+            self.window = Some(link);
+        }
+        true
+    }
+
+    /// Moves on with what may lead back to rdma. Returns why it does not, if that is news.
+    fn try_rdma(&mut self, id: FollowerId, memory: &mut Memory, now_ms: u64) -> Option<String> {
+        match self.trial {
+            Trial::None if memory.is_due(&self.node_id, now_ms) => {
+                self.trial = Trial::Asked { until_ms: now_ms + TRIAL_LIMIT_MS };
+                control::encode(Body::TryRdma(TryRdma { session: id.session() }), &mut self.outbox);
+                None
+            }
+            Trial::Asked { until_ms } if now_ms >= until_ms => {
+                memory.failed(&self.node_id, now_ms, "the follower did not open its window to rdma");
+                self.trial = Trial::None;
+                memory.reason(&self.node_id, now_ms).map(|reason| format!("rdma: {reason}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// What `Ready` says of an rdma window, if it is one to connect to.
+    fn wants_connection(&mut self, rdma: Option<RdmaWindow>) -> Option<(FabricOffer, RdmaWindow)> {
+        let asked = matches!(self.trial, Trial::Asked { .. });
+        let both = self.rdma.clone().zip(rdma).filter(|_| self.window.is_none() || asked)?;
+        self.trial = Trial::Connecting;
+        Some(both)
+    }
+}
+
+/// A helper thread has connected to the window of a session's follower, or could not.
+#[cfg_attr(not(feature = "rdma"), expect(dead_code, reason = "only the rdma fabric makes links"))]
+pub fn connected(node: &Node, id: FollowerId, link: Result<Link, String>) {
+    let mut engine = node.engine.lock();
+    let now = node.now();
+    // Whatever has become of the session meanwhile: without it there is no use for a link.
+    let Some((leader, sessions)) = engine.leading() else { return };
+    let Some(session) = sessions.by_id.get_mut(&id) else { return };
+    let name = leader.follower(id).map(FollowerEntry::name).unwrap_or_default();
+    session.trial = Trial::None;
+    match link {
+        Ok(link) => {
+            tracing::debug!(
+                follower = name,
+                mode = link.mode,
+                staged = link.staged,
+                "connected to a follower's window"
+            );
+            let link = Attached::new(link.remote, link.mode, RDMA_WORKER);
+            if session.window.is_some() {
+                session.trial = Trial::Connected(link);
+            } else {
+                session.window = Some(link);
+                sessions.memory.up(&session.node_id, now.ms);
+                if let Err(error) = sessions.start_if_ready(leader, id, now) {
+                    sessions.end(leader, id, &error.to_string());
+                }
+            }
+        }
+        Err(why) => {
+            sessions.memory.failed(&session.node_id, now.ms, &why);
+            if session.window.is_some() {
+                tracing::info!(follower = name, why, "rdma does not work yet; the session goes on over tcp");
+                let reason = sessions.memory.reason(&session.node_id, now.ms).unwrap_or(why);
+                leader.set_fabric(id, FabricKind::Tcp, format!("rdma: {reason}"));
+            } else {
+                sessions.end(leader, id, &format!("rdma: {why}"));
+            }
+        }
+    }
+    drop(engine);
+    // It watches the new link, and ships what is due.
+    node.workers[RDMA_WORKER].waker.wake();
+}
+
+/// The worker that watches the rdma links.
+const RDMA_WORKER: usize = 0;
 
 /// The leader's end of a follower's control channel.
 #[derive(Debug)]
@@ -287,7 +512,7 @@ impl ControlPeer {
         &mut self,
         bytes: &[u8],
         engine: &mut Engine,
-        node: &Node,
+        node: &Arc<Node>,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Result<()> {
@@ -300,10 +525,14 @@ impl ControlPeer {
                 Some(Body::Ready(ready)) => {
                     let id = FollowerId::new(ready.session);
                     let (leader, sessions) = engine.leading().context("this node is not the leader")?;
-                    if let Some(session) = sessions.by_id.get_mut(&id) {
-                        session.ready = true;
+                    let Some(session) = sessions.by_id.get_mut(&id) else { bail!("the session is over") };
+                    let again = std::mem::replace(&mut session.ready, true);
+                    if let Some((offer, window)) = session.wants_connection(ready.rdma) {
+                        node.rdma.connect(node, id, offer, window)?;
                     }
-                    sessions.start_if_ready(leader, id, now)?;
+                    if !again {
+                        sessions.start_if_ready(leader, id, now)?;
+                    }
                 }
                 Some(Body::Status(status)) => {
                     let id = FollowerId::new(status.session);
@@ -341,7 +570,6 @@ impl ControlPeer {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let config = node.config();
-        let peer = Peer { address: self.host.clone(), fabrics: usable_fabrics(config.fabric) };
         let Some((leader, sessions)) = engine.leading() else {
             let text =
                 "this node is a follower itself; followers of followers are not supported, follow the leader";
@@ -353,18 +581,15 @@ impl ControlPeer {
             control::encode(Body::Refuse(refuse), out);
             return Ok(());
         };
+        let failing = sessions.memory.reason(&hello.node_id, now.ms);
+        let (fabrics, unusable) = usable_fabrics(config.fabric, node.rdma.device().err(), failing);
+        let peer = Peer { address: self.host.clone(), fabrics, unusable };
         match leader.join(now.ms, hello, &peer) {
             Join::Accepted { id, welcome, replaces } => {
                 if let Some(old) = replaces {
                     sessions.by_id.remove(&old);
                 }
-                let mut session = Session {
-                    outbox: Vec::new(),
-                    published: Vec::new(),
-                    worker: self.worker,
-                    ready: false,
-                    window: None,
-                };
+                let mut session = Session::new(hello, self.worker);
                 if FabricKind::from_name(&welcome.fabric) == Some(FabricKind::Shm) {
                     session.window = Some(open_shm(hello, welcome.session, durability(config.durability))?);
                 }
@@ -422,12 +647,8 @@ pub fn attach_window(
     let id = FollowerId::new(session);
     let (leader, sessions) = engine.leading().context("this node is not the leader")?;
     let entry = sessions.by_id.get_mut(&id).context("the session is over")?;
-    entry.window = Some(Attached {
-        remote: Box::new(tcp::Remote::new(tcp::Socket::new(stream))),
-        worker,
-        watched: None,
-        blocked: false,
-    });
+    let remote = tcp::Remote::new(tcp::Socket::new(stream));
+    entry.window = Some(Attached::new(Box::new(remote), "", worker));
     sessions.start_if_ready(leader, id, now)
 }
 
@@ -435,21 +656,29 @@ fn open_shm(hello: &Hello, session: u64, durability: Durability) -> Result<Attac
     let offer = hello.fabrics.iter().find(|offer| offer.name == FabricKind::Shm.name());
     let offer = offer.context("the follower offers no shm")?;
     let window = shm::SharedWindow::map(offer, &hello.node_id, durability)?;
-    Ok(Attached {
-        remote: Box::new(shm::Remote::new(window, session)),
-        worker: 0,
-        watched: None,
-        blocked: false,
-    })
+    Ok(Attached::new(Box::new(shm::Remote::new(window, session)), "", 0))
 }
 
-/// The fabrics that this leader can use towards a follower. shm has to be asked for on both sides: nothing keeps a leader
-/// from storing into another process's memory, so it is for tests, measurements and memory that hosts share.
-fn usable_fabrics(choice: FabricChoice) -> Vec<FabricKind> {
-    match choice {
-        FabricChoice::Shm => vec![FabricKind::Shm, FabricKind::Tcp],
-        _ => vec![FabricKind::Tcp],
-    }
+/// The fabrics that this leader can use towards a follower, and why it cannot use rdma: there is no device, or it is
+/// `failing` towards this follower. shm has to be asked for on both sides: nothing keeps a leader from storing into another
+/// process's memory, so it is for tests, measurements and memory that hosts share.
+fn usable_fabrics(
+    choice: FabricChoice,
+    no_device: Option<&str>,
+    failing: Option<String>,
+) -> (Vec<FabricKind>, Vec<(FabricKind, String)>) {
+    let no_device = no_device.map(|why| format!("not usable on the leader: {why}"));
+    // Without tcp to fall back on, an attempt is better than none.
+    let failing = failing.filter(|_| choice != FabricChoice::Rdma);
+    let why_no_rdma = no_device.or(failing);
+    let fabrics: &[FabricKind] = match (choice, &why_no_rdma) {
+        (FabricChoice::Auto, None) => &[FabricKind::Rdma, FabricKind::Tcp],
+        (FabricChoice::Rdma, None) => &[FabricKind::Rdma],
+        (FabricChoice::Rdma, Some(_)) => &[],
+        (FabricChoice::Shm, _) => &[FabricKind::Shm, FabricKind::Tcp],
+        (FabricChoice::Auto | FabricChoice::Tcp, _) => &[FabricKind::Tcp],
+    };
+    (fabrics.to_vec(), why_no_rdma.map(|why| (FabricKind::Rdma, why)).into_iter().collect())
 }
 
 /// The configured durability, as the core understands it.
@@ -459,5 +688,31 @@ pub fn durability(choice: DurabilityChoice) -> Durability {
         DurabilityChoice::Pmem => Durability::Forced(Domain::Pmem),
         DurabilityChoice::Disk => Durability::Forced(Domain::Disk),
         DurabilityChoice::Volatile => Durability::Forced(Domain::Volatile),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rdma_is_used_where_there_is_a_device_and_it_does_not_fail() {
+        use FabricKind::{Rdma, Shm, Tcp};
+        let failing = || Some("the link broke, tried again in 2 s".to_owned());
+        let no_device = "not usable on the leader: this host has no RDMA device".to_owned();
+        let missing = Some("this host has no RDMA device");
+        for (choice, device, failing, usable, why) in [
+            (FabricChoice::Auto, None, None, vec![Rdma, Tcp], None),
+            (FabricChoice::Auto, missing, failing(), vec![Tcp], Some(no_device.clone())),
+            (FabricChoice::Auto, None, failing(), vec![Tcp], failing()),
+            (FabricChoice::Rdma, None, None, vec![Rdma], None),
+            (FabricChoice::Rdma, missing, None, vec![], Some(no_device.clone())),
+            (FabricChoice::Rdma, None, failing(), vec![Rdma], None),
+            (FabricChoice::Tcp, missing, None, vec![Tcp], Some(no_device.clone())),
+            (FabricChoice::Shm, missing, None, vec![Shm, Tcp], Some(no_device)),
+        ] {
+            let expected = (usable, why.map(|why| (Rdma, why)).into_iter().collect::<Vec<_>>());
+            assert_eq!(usable_fabrics(choice, device, failing), expected, "{choice}");
+        }
     }
 }

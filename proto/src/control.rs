@@ -24,7 +24,7 @@ pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// The message; `None` when a newer peer sent a kind that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 16, 17")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -52,6 +52,9 @@ pub enum Body {
     /// Either way: this session ends, and why.
     #[prost(message, tag = "7")]
     Goodbye(Goodbye),
+    /// Leader to follower: open your window to rdma as well, for this session to go on over it. Answered by another `Ready`.
+    #[prost(message, tag = "8")]
+    TryRdma(TryRdma),
     /// Leader to follower: a client has published a message; tell your subscribers.
     #[prost(message, tag = "16")]
     Published(Published),
@@ -295,6 +298,14 @@ pub struct Status {
     /// How far the follower is.
     #[prost(message, required, tag = "2")]
     pub progress: Progress,
+}
+
+/// A session over tcp could go on over rdma, if that works (again).
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct TryRdma {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
 }
 
 /// The session ends.

@@ -163,6 +163,11 @@ fn announce(node: &Node) {
         tracing::info!("{durability}");
     }
     tracing::info!("{}", role_line(&info));
+    if info.rdma_unusable.is_empty() {
+        tracing::info!("RDMA: {}", info.rdma_device);
+    } else {
+        tracing::info!("RDMA is not used: {}", info.rdma_unusable);
+    }
     let places = config
         .bind
         .iter()

@@ -21,6 +21,7 @@ mod table_kept;
 mod value;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use file::{ConfigError, Loaded, load};
@@ -240,6 +241,14 @@ pub struct Config {
     pub read_commit: bool,
     /// How followers are reached.
     pub fabric: FabricChoice,
+    /// The address of the RDMA device to use; `None` for its first one.
+    pub rdma_bind: Option<IpAddr>,
+    /// The port at which a follower listens for its leader's RDMA connections; 0 for any that is free.
+    pub rdma_port: u16,
+    /// The RDMA device to use, by name; `None` for any.
+    pub rdma_device: Option<String>,
+    /// The operator's word that what this host's RDMA device writes goes past the processor's caches (DDIO off).
+    pub rdma_direct_write: bool,
     /// What persisting means.
     pub durability: DurabilityChoice,
     /// Milliseconds a reply is held for its commit before it becomes an error.
@@ -306,6 +315,10 @@ impl Default for Config {
             on_follower_loss: OnFollowerLoss::Refuse,
             read_commit: true,
             fabric: FabricChoice::Auto,
+            rdma_bind: None,
+            rdma_port: 0,
+            rdma_device: None,
+            rdma_direct_write: false,
             durability: DurabilityChoice::Auto,
             commit_timeout_ms: 5_000,
             log_full_timeout_ms: 5_000,

@@ -170,6 +170,16 @@ static TABLE: &[Directive] = &[
     word!("on-follower-loss", on_follower_loss: OnFollowerLoss),
     boolean!("read-commit", read_commit),
     word!("fabric", fabric: FabricChoice).at_start(),
+    Directive::field(
+        "rdma-bind",
+        |config| config.rdma_bind.map(|address| address.to_string()).unwrap_or_default(),
+        set_rdma_bind,
+    )
+    .form(Form::Quoted)
+    .at_start(),
+    integer!("rdma-port", rdma_port, 0, 65535).at_start(),
+    optional_text!("rdma-device", rdma_device).at_start(),
+    boolean!("rdma-direct-write", rdma_direct_write).at_start(),
     word!("durability", durability: DurabilityChoice).at_start(),
     integer!("commit-timeout", commit_timeout_ms, 1, INT_MAX),
     integer!("log-full-timeout", log_full_timeout_ms, 0, INT_MAX),
@@ -199,6 +209,14 @@ fn set_bind(config: &mut Config, args: &[&str]) -> Result<(), Invalid> {
         return Err("Too many bind addresses specified.".into());
     }
     config.bind = args.iter().filter(|address| !address.is_empty()).map(ToString::to_string).collect();
+    Ok(())
+}
+
+fn set_rdma_bind(config: &mut Config, args: &[&str]) -> Result<(), Invalid> {
+    config.rdma_bind = match one(args)? {
+        "" => None,
+        text => Some(text.parse().map_err(|_| "must be the IP address of an RDMA device")?),
+    };
     Ok(())
 }
 

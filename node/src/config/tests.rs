@@ -60,6 +60,41 @@ fn file_and_flags_give_typed_values() {
 }
 
 #[test]
+fn rdma_is_told_its_device_address_and_port_at_start_and_nothing_is_asserted_by_default() {
+    let config = Config::default();
+    assert_eq!((config.rdma_bind, config.rdma_port, config.rdma_device.clone()), (None, 0, None));
+    assert!(!config.rdma_direct_write, "that would be the operator's word");
+    let mut config = flags(&[
+        "--rdma-bind",
+        "fd00::7",
+        "--rdma-port",
+        "7471",
+        "--rdma-device",
+        "mlx5_0",
+        "--rdma-direct-write",
+        "yes",
+    ])
+    .unwrap()
+    .config;
+    assert_eq!(config.rdma_bind, Some("fd00::7".parse().unwrap()));
+    assert_eq!((config.rdma_port, config.rdma_device.as_deref()), (7471, Some("mlx5_0")));
+    assert!(config.rdma_direct_write);
+    let shown = get(&config, &[b"rdma-*"]);
+    assert_eq!(
+        shown.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>(),
+        [
+            ("rdma-bind", "fd00::7"),
+            ("rdma-port", "7471"),
+            ("rdma-device", "mlx5_0"),
+            ("rdma-direct-write", "yes")
+        ]
+    );
+    for name in ["rdma-bind", "rdma-port", "rdma-device", "rdma-direct-write", "fabric"] {
+        assert!(set_one(&mut config, name, "").is_err(), "{name} is set at start only");
+    }
+}
+
+#[test]
 fn value_behind_a_flag_is_a_value_even_with_dashes() {
     let config = flags(&["--requirepass", "--secret", "--port", "1"]).unwrap().config;
     assert_eq!(config.requirepass.as_deref(), Some("--secret"));
@@ -92,6 +127,9 @@ fn bad_lines_are_named_as_redis_names_them() {
         ("databases 0", "argument must be between 1 and 2147483647 inclusive"),
         ("daemonize x", "argument must be 'yes' or 'no'"),
         ("unixsocketperm 999", "argument couldn't be parsed as an octal number"),
+        ("rdma-bind rxe0", "must be the IP address of an RDMA device"),
+        ("rdma-port 65536", "argument must be between 0 and 65535 inclusive"),
+        ("rdma-direct-write perhaps", "argument must be 'yes' or 'no'"),
         ("on-follower-loss maybe", "argument(s) must be one of the following: refuse, degrade"),
     ] {
         let error = from_file(&format!("\n# c\n{line}\n")).unwrap_err();

@@ -1,9 +1,8 @@
 //! What the engine says about itself: ROLE and INFO.
 
-use std::sync::atomic::Ordering;
-
 use farkeep_core::heap::View;
 use farkeep_core::lsn::Lsn;
+use farkeep_fabric::FabricKind;
 use farkeep_follower::Link;
 use farkeep_leader::Availability;
 
@@ -56,7 +55,7 @@ impl Engine {
         let serves = self.keystore.is_some() && !self.pool.log().state().mid_sync;
         match (in_session, serves) {
             (true, false) => LinkState::Syncing,
-            (true, true) if node.window_open.load(Ordering::Acquire) => LinkState::Up,
+            (true, true) if node.window_is_open() => LinkState::Up,
             _ => LinkState::Down,
         }
     }
@@ -130,6 +129,10 @@ impl Engine {
             pubsub_shard_channels: self.pubsub.len(Topic::Shard),
             ..EngineInfo::default()
         };
+        match node.rdma.device() {
+            Ok(device) => info.rdma_device = device,
+            Err(why) => why.clone_into(&mut info.rdma_unusable),
+        }
         match &self.role {
             Role::Leader(leading) => {
                 let machine = &leading.machine;
@@ -151,6 +154,7 @@ impl Engine {
                     silent_s: now.ms.saturating_sub(follower.last_heard_ms) / 1000,
                     fabric: follower.fabric.name().to_owned(),
                     fabric_reason: follower.fabric_reason.clone(),
+                    mode: leading.sessions.mode(follower.id),
                 });
                 info.role = RoleInfo::Leader { followers: followers.collect() };
             }
@@ -178,6 +182,10 @@ impl Engine {
                         announced: config.replica_announced,
                         fabric: standing.fabric.map_or_else(String::new, |fabric| fabric.name().to_owned()),
                         fabric_reason: standing.fabric_reason,
+                        mode: follows
+                            .basis
+                            .filter(|_| standing.fabric == Some(FabricKind::Rdma))
+                            .map_or(("", ""), |basis| (basis.mode, basis.why)),
                     });
                 }
             }

@@ -27,13 +27,16 @@ use farkeep_proto::redo::FORMAT_VERSION;
 
 use super::handover::StoodDown;
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
-use crate::config::Config;
+use crate::config::{Config, FabricChoice};
 use crate::link::Followership;
 use crate::node::{Marks, Node};
 use crate::pubsub::PubSub;
 use crate::replication::{LeaderAddress, Sessions, durability};
 use crate::watch::Watches;
 use crate::worker::Now;
+
+/// How long the link thread may take to close the window. It takes a moment, or something is very wrong.
+const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The node's role.
 #[derive(Debug)]
@@ -243,10 +246,13 @@ impl Engine {
         if progress.applied >= consistent_at {
             self.keystore = view.as_ref().and_then(|view| open_keystore(view, config));
         }
-        let mut fabrics = vec![FabricOffer { name: "tcp".to_owned(), ..FabricOffer::default() }];
-        if config.fabric == crate::config::FabricChoice::Shm {
-            fabrics.splice(0..0, shm::offer(&self.pool.log_path(), &log));
-        }
+        // The link puts rdma first, at every attempt anew.
+        let tcp = FabricOffer { name: "tcp".to_owned(), ..FabricOffer::default() };
+        let fabrics = match config.fabric {
+            FabricChoice::Auto | FabricChoice::Tcp => vec![tcp],
+            FabricChoice::Shm => shm::offer(&self.pool.log_path(), &log).into_iter().chain([tcp]).collect(),
+            FabricChoice::Rdma => Vec::new(),
+        };
         let machine = Follower::new(
             follower::Config {
                 listening_port: if config.replica_announce_port == 0 {
@@ -278,6 +284,7 @@ impl Engine {
             down_reason: String::new(),
             was_up: false,
             handover: None,
+            basis: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })
     }
@@ -332,7 +339,11 @@ impl Engine {
             epoch
         };
         node.link.raise();
-        node.wait_for_window_closed(Duration::from_secs(5));
+        if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
+            // The old leader could still get an acknowledgement for what is not in the log that is about to be read (I11).
+            node.stop();
+            bail!("the window could not be taken away from the old leader; the node stops");
+        }
         self.drop_role();
         self.reign += 1;
         let opened = self.open_as_leader(&config, epoch)?;
@@ -362,7 +373,10 @@ impl Engine {
             *replayer = None;
         }
         node.link.raise();
-        node.wait_for_window_closed(Duration::from_secs(5));
+        if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
+            node.stop();
+            bail!("the window could not be taken away from the old leader; the node stops");
+        }
         self.drop_role();
         self.reign += 1;
         node.wake_workers();
@@ -470,6 +484,7 @@ impl Engine {
             Action::Adopt { dataset_id, ring_len, segment_len } => {
                 let geometry =
                     Geometry::new(ring_len, segment_len).context("the leader's log is impossible")?;
+                node.rdma.forget();
                 self.pool.adopt(dataset_id, geometry)?;
                 let opened = recover::open_follower(&self.pool)?;
                 follows.log = Arc::clone(self.pool.log());

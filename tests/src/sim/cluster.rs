@@ -307,8 +307,11 @@ impl Cluster {
                 conn.inbox.drain(..consumed);
                 match envelope.body {
                     Some(Body::Hello(hello)) => {
-                        let peer =
-                            Peer { address: "sim".into(), fabrics: vec![FabricKind::Sim, FabricKind::Tcp] };
+                        let peer = Peer {
+                            address: "sim".into(),
+                            fabrics: vec![FabricKind::Sim, FabricKind::Tcp],
+                            unusable: vec![],
+                        };
                         renew = renew.max(join(machine, now, &hello, &peer, conn, &mut replaced));
                     }
                     Some(Body::Ready(ready)) if conn.id.is_some_and(|id| id.session() == ready.session) => {
@@ -448,6 +451,7 @@ impl Cluster {
                     self.arrivals.push(Arrival { leader: target, session, remote });
                 }
                 Action::JoinFailed(_) | Action::SessionLost(_) => {}
+                Action::TryRdma { .. } => unreachable!("no leader of a simulated group asks for it"),
             }
         }
         self.crash_if_dark(index);

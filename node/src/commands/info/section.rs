@@ -343,6 +343,8 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_held_replies_failed": stats.held_failed,
         "farkeep_log_full_waits": stats.log_full_waits,
         "farkeep_published_lost": stats.published_lost,
+        "farkeep_rdma_device": engine.rdma_device,
+        "farkeep_rdma_unusable": engine.rdma_unusable,
         "farkeep_failure": engine.failure,
     );
     farkeep_role(engine, out);
@@ -360,11 +362,12 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
                     out,
-                    "farkeep_follower{at}:address={}:{},fabric={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
+                    "farkeep_follower{at}:address={}:{},fabric={},mode={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
                      lag_bytes={}\r\n",
                     follower.ip,
                     follower.port,
                     follower.fabric,
+                    follower.mode,
                     follower.durable_lsn,
                     follower.applied_lsn,
                     follower.checkpoint_lsn,
@@ -377,6 +380,8 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
             "farkeep_role": "follower",
             "farkeep_fabric": link.fabric,
             "farkeep_fabric_reason": link.fabric_reason,
+            "farkeep_rdma_mode": link.mode.0,
+            "farkeep_rdma_mode_reason": link.mode.1,
             "farkeep_link_down_reason": link.down_reason,
         ),
     }

@@ -229,6 +229,10 @@ pub struct EngineInfo {
     pub resumes: u64,
     /// Followers that could not be let in, since a resume was not possible.
     pub resumes_refused: u64,
+    /// The RDMA device, or empty ...
+    pub rdma_device: String,
+    /// ... and why there is none.
+    pub rdma_unusable: String,
     /// Bytes shipped to followers.
     pub shipped_bytes: u64,
     /// Bytes received from a leader.
@@ -276,6 +280,8 @@ pub struct FollowerInfo {
     pub fabric: String,
     /// Why no better fabric is in use, or empty.
     pub fabric_reason: String,
+    /// rdma: `apm` or `gpspm`; or empty.
+    pub mode: &'static str,
 }
 
 /// The link to the leader as a follower knows it.
@@ -303,4 +309,6 @@ pub struct LeaderLinkInfo {
     pub fabric: String,
     /// Why no better fabric is in use, or empty.
     pub fabric_reason: String,
+    /// rdma: `apm` or `gpspm`, and why; or empty.
+    pub mode: (&'static str, &'static str),
 }

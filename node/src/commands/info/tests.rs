@@ -16,6 +16,7 @@ fn leader() -> InfoSnapshot {
         silent_s: 1,
         fabric: "tcp".to_owned(),
         fabric_reason: "rdma: no device".to_owned(),
+        mode: "",
     };
     InfoSnapshot {
         engine: EngineInfo {
@@ -174,7 +175,7 @@ fn own_section_tells_how_far_the_checkpoint_and_each_follower_are_behind() {
     let text = format(&leader(), &[b"farkeep"]);
     assert!(text.contains("farkeep_checkpoint_distance_bytes:400\r\n"));
     assert!(text.contains(
-        "farkeep_follower1:address=10.0.0.2:6381,fabric=tcp,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
+        "farkeep_follower1:address=10.0.0.2:6381,fabric=tcp,mode=,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
          lag_bytes=10\r\nfarkeep_follower1_fabric_reason:rdma: no device\r\n"
     ));
 }
