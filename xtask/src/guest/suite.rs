@@ -22,6 +22,9 @@ use crate::phase::{Outcome, cargo, run, target_dir};
 /// How long the suite may take, building excluded, when nobody says.
 pub const SUITE_LIMIT: Duration = Duration::from_secs(480);
 
+/// How often a test is run before it counts as failed.
+const ATTEMPTS: u32 = 2;
+
 /// How long one test may take.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
 
@@ -99,6 +102,8 @@ struct Verdict {
 struct Report {
     deadline: Instant,
     passed: usize,
+    /// They passed when they were run once more: in an emulated machine on a busy one, a peer's deadline passes at times.
+    flaky: Vec<String>,
     failed: Vec<String>,
     /// There was no time left for these.
     not_run: usize,
@@ -106,32 +111,46 @@ struct Report {
 
 impl Report {
     fn new(limit: Duration) -> Self {
-        Self { deadline: Instant::now() + limit, passed: 0, failed: Vec::new(), not_run: 0 }
+        Self {
+            deadline: Instant::now() + limit,
+            passed: 0,
+            flaky: Vec::new(),
+            failed: Vec::new(),
+            not_run: 0,
+        }
     }
 
-    /// Runs one test and says how it went; a failed one with all that it printed.
-    fn judge(&mut self, test: &Test, run: impl FnOnce(Instant) -> Result<Verdict, Error>) {
-        let start = Instant::now();
-        if start >= self.deadline {
-            self.not_run += 1;
-            return;
-        }
-        let verdict = run(self.deadline.min(start + TEST_LIMIT));
-        let took = start.elapsed().as_secs_f64();
-        let output = match verdict {
-            Ok(Verdict { passed: true, .. }) => {
-                self.passed += 1;
-                return println!("    ok {took:6.1} s  {test}");
+    /// Runs one test, once more if it fails, and says how it went; a failed one with all that it printed.
+    fn judge(&mut self, test: &Test, mut run: impl FnMut(Instant) -> Result<Verdict, Error>) {
+        for attempt in 1..=ATTEMPTS {
+            let start = Instant::now();
+            if start >= self.deadline {
+                self.not_run += 1;
+                return;
             }
-            Ok(Verdict { output, .. }) => output,
-            Err(error) => error.to_string(),
-        };
-        println!("FAILED {took:6.1} s  {test}\n{output}");
+            let verdict = run(self.deadline.min(start + TEST_LIMIT));
+            let took = start.elapsed().as_secs_f64();
+            let output = match verdict {
+                Ok(Verdict { passed: true, .. }) => {
+                    self.passed += 1;
+                    if attempt > 1 {
+                        self.flaky.push(test.to_string());
+                    }
+                    return println!("    ok {took:6.1} s  {test}");
+                }
+                Ok(Verdict { output, .. }) => output,
+                Err(error) => error.to_string(),
+            };
+            println!("FAILED {took:6.1} s  {test}\n{output}");
+        }
         self.failed.push(test.to_string());
     }
 
     fn finish(self, limit: Duration) -> Outcome {
         println!("guest: {} passed, {} failed, {} not run", self.passed, self.failed.len(), self.not_run);
+        if !self.flaky.is_empty() {
+            println!("guest: passed only when run once more: {}", self.flaky.join(", "));
+        }
         let mut complaints = Vec::new();
         if !self.failed.is_empty() {
             complaints.push(format!("failed in the guest: {}", self.failed.join(", ")));
