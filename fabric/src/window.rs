@@ -11,7 +11,8 @@
 //!
 //! Log bytes are never copied on their way: a [`LogBytes`] keeps the ring's memory alive and names a part of it
 //! that stays unchanged until the follower holds it, because the leader's ring does not take back what a follower
-//! in its registry has yet to checkpoint.
+//! in its registry has yet to checkpoint. Other memory may be written as well, between batches of the log: chunks of the image
+//! into staging slots. A fabric that wants memory to be registered copies it through some that is.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -20,9 +21,9 @@ use std::sync::Arc;
 use farkeep_core::lsn::Lsn;
 use farkeep_proto::window::TailCell;
 
-/// Memory that holds redo records, at offsets from the start of the ring.
+/// Memory that writes come from: the ring of a log, at offsets from its start, or any other that nobody changes.
 pub trait LogMemory: Send + Sync {
-    /// The `len` bytes at ring offset `at`. Panics if they do not lie within the ring.
+    /// The `len` bytes at offset `at`. Panics if they do not lie within the memory.
     ///
     /// The caller asks only for bytes that nobody changes while it looks at them: they are appended and not yet
     /// released.
@@ -35,7 +36,7 @@ impl LogMemory for Vec<u8> {
     }
 }
 
-/// A part of the leader's own log memory, on its way to a follower.
+/// A part of the leader's log, or of other memory, on its way to a follower.
 #[derive(Clone)]
 pub struct LogBytes {
     memory: Arc<dyn LogMemory>,
@@ -44,7 +45,7 @@ pub struct LogBytes {
 }
 
 impl LogBytes {
-    /// The `len` bytes at ring offset `at` of `memory`. Panics if they do not lie within it.
+    /// The `len` bytes at offset `at` of `memory`. Panics if they do not lie within it.
     pub fn new(memory: Arc<dyn LogMemory>, at: u64, len: u32) -> Self {
         assert_eq!(memory.slice(at, len as usize).len(), len as usize);
         Self { memory, at, len }

@@ -9,7 +9,9 @@ use farkeep_fabric::sim::{FarEnd, MemoryWindow};
 use farkeep_fabric::tcp::{Agent, MAX_IN_FLIGHT_BYTES, Socket};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window, shm, sim, tcp};
-use farkeep_proto::window::{GATE_AT, STAGING_AT, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell};
+use farkeep_proto::window::{
+    GATE_AT, RING_AT, STAGING_AT, STAGING_SLOT_LEN, STAGING_SLOTS, TAIL_CELL_AT, TAIL_CELL_LEN, TailCell,
+};
 
 const WINDOW_LEN: usize = 12 << 20;
 /// Data goes behind the tail cell's page.
@@ -280,6 +282,50 @@ fn a_batch_larger_than_any_buffer_arrives_whole(mut bed: impl Bed) {
     assert_eq!(bed.remote().room(), room, "what has completed makes room again");
 }
 
+/// Bytes that are in no log, and in no other call's. Made of copies, because the guest's processor is slow.
+fn elsewhere(len: u64, salt: u64) -> Arc<Vec<u8>> {
+    let block: Vec<u8> = (0..251u64).map(|i| (i * 7 + salt * 13) as u8).collect();
+    let mut bytes = block.repeat((len / 251 + 1) as usize);
+    bytes.truncate(len as usize);
+    Arc::new(bytes)
+}
+
+fn memory_that_is_not_the_log_arrives_in_staging_slots_between_batches(mut bed: impl Bed) {
+    const PART_LEN: u64 = 256 << 10;
+    const BATCH_LEN: u64 = 5000;
+    let log = bed.log();
+    let room = bed.remote().room();
+    for lap in 0..2 {
+        let mut last = Ticket::default();
+        let mut parts = Vec::new();
+        for part in 0..STAGING_SLOTS * 4 {
+            let at = STAGING_AT + part / 4 * STAGING_SLOT_LEN + part % 4 * PART_LEN;
+            if bed.remote().room() < PART_LEN + BATCH_LEN {
+                finish(&mut bed, last);
+            }
+            let memory = elsewhere(PART_LEN + part, lap * 100 + part);
+            // Nobody but the fabric keeps the memory alive, and it does not begin where the write does.
+            bed.remote().write(at, LogBytes::new(memory, part, PART_LEN as u32));
+            parts.push(at);
+            let from = lap * 1000 + part * BATCH_LEN;
+            bed.remote()
+                .write(RING_AT + part * BATCH_LEN, LogBytes::new(Arc::clone(&log), from, BATCH_LEN as u32));
+            last = bed.remote().flush();
+            if part % 3 == 0 {
+                bed.remote().kick().unwrap();
+            }
+        }
+        finish(&mut bed, last);
+        for (part, at) in (0..).zip(parts) {
+            let expected = &elsewhere(PART_LEN + part, lap * 100 + part)[part as usize..];
+            assert!(bed.persistent(at, PART_LEN as usize) == expected, "part {part} of lap {lap}");
+        }
+        let batches = (STAGING_SLOTS * 4 * BATCH_LEN) as usize;
+        assert!(bed.persistent(RING_AT, batches) == log.slice(lap * 1000, batches), "the log of lap {lap}");
+        assert_eq!(bed.remote().room(), room, "what has completed makes room again");
+    }
+}
+
 fn a_broken_link_fails_its_open_tickets_and_stays_broken(mut bed: impl Bed) {
     let log = bed.log();
     bed.remote().write(DATA_AT, LogBytes::new(Arc::clone(&log), 0, 1000));
@@ -326,9 +372,12 @@ fn random_calls(mut bed: impl Bed, seed: u64) {
             0 | 1 => {
                 let (at, len) = (DATA_AT + random(100_000), 1 + random(20_000));
                 if len <= bed.remote().room() {
-                    let from = random(1 << 20);
-                    bed.remote().write(at, LogBytes::new(Arc::clone(&log), from, len as u32));
-                    model[at as usize..][..len as usize].copy_from_slice(log.slice(from, len as usize));
+                    let (memory, from): (Arc<dyn LogMemory>, _) = match random(3) {
+                        0 => (elsewhere(len, random(99)), 0),
+                        _ => (Arc::clone(&log), random(1 << 20)),
+                    };
+                    model[at as usize..][..len as usize].copy_from_slice(memory.slice(from, len as usize));
+                    bed.remote().write(at, LogBytes::new(memory, from, len as u32));
                 }
             }
             2 => flushed.push((bed.remote().flush(), ())),
@@ -374,6 +423,10 @@ macro_rules! contract {
             #[test]
             fn a_batch_larger_than_any_buffer_arrives_whole() {
                 super::a_batch_larger_than_any_buffer_arrives_whole($new);
+            }
+            #[test]
+            fn memory_that_is_not_the_log_arrives_in_staging_slots_between_batches() {
+                super::memory_that_is_not_the_log_arrives_in_staging_slots_between_batches($new);
             }
             #[test]
             fn a_broken_link_fails_its_open_tickets_and_stays_broken() {
@@ -456,6 +509,7 @@ mod over_rdma {
         super::the_tail_cell_arrives_behind_the_data_it_speaks_of(new());
         super::a_flush_covers_what_was_kicked_before_it(new());
         super::a_batch_larger_than_any_buffer_arrives_whole(new());
+        super::memory_that_is_not_the_log_arrives_in_staging_slots_between_batches(new());
         super::a_broken_link_fails_its_open_tickets_and_stays_broken(new());
         for seed in 1..6 {
             super::random_calls(new(), seed);

@@ -20,7 +20,7 @@
 //! | type | side | is |
 //! |---|---|---|
 //! | [`Device`] | both | a network card with the libraries that drive it; cheap to clone; found by [`probe`] |
-//! | [`Source`] | leader | its log, registered once for all followers; or the knowledge that it cannot be (fsdax) and why: then each [`Remote`] copies through a registered staging ring of its own |
+//! | [`Source`] | leader | its log, registered once for all followers; or the knowledge that it cannot be (fsdax) and why: then each [`Remote`] copies through a registered staging ring of its own, as it does with all that is not of the log |
 //! | [`Remote`] | leader | a follower's window; one poster, as `&mut self` says; goes to another thread whole or not at all |
 //! | [`Endpoint`] | follower | what listens, and the window registered *beforehand* for the next session |
 //! | [`Session`] | follower | one leader's right to write; serves GPSPM, notices the end |
@@ -66,6 +66,7 @@ mod reaper;
 mod region;
 mod remote;
 mod session;
+mod staging;
 
 pub use device::{Device, probe};
 pub use endpoint::Endpoint;

@@ -32,6 +32,7 @@ use super::device::Device;
 use super::error::{CallError, Unusable};
 use super::message::{Greeting, Mode, REQUEST_LEN, Request};
 use super::region::{Registration, Source};
+use super::staging::{SIDE_STAGING_LEN, STAGING_LEN, Staging};
 use crate::tcp::frame::{ACK_LEN, Ack};
 use crate::window::{Completion, FabricError, FabricKind, LogBytes, RemoteWindow, Sending, Ticket};
 
@@ -48,8 +49,6 @@ const LOOKS_PER_EVENT: u32 = 8;
 const TAIL_EVERY: u64 = 64;
 /// Messages to the agent that it has not answered; it has a place for each.
 pub(super) const MAX_MESSAGES: u32 = 64;
-/// Length of a staging ring. It fits into the usual memlock limit of 8 MiB.
-const STAGING_LEN: u64 = 4 << 20;
 
 /// Why a follower's window cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -94,27 +93,6 @@ enum Op {
     Flush(Ticket),
 }
 
-/// A ring of registered memory that batches are copied through.
-struct Staging {
-    ring: Arc<Registration>,
-    /// Bytes ever copied in.
-    head: u64,
-    /// Bytes that the card has sent.
-    tail: u64,
-    /// The operations that are reading it, and where in the endless stream of bytes each one ends.
-    readers: VecDeque<(u64, u64)>,
-    /// `head` when the card was last asked to tell.
-    told_at: u64,
-}
-
-impl Staging {
-    /// Where the next bytes go, and how many fit there in one piece.
-    fn place(&self) -> (usize, u64) {
-        let at = self.head % STAGING_LEN;
-        (at as usize, (STAGING_LEN - (self.head - self.tail)).min(STAGING_LEN - at))
-    }
-}
-
 /// A follower's window.
 pub struct Remote {
     connection: Connection,
@@ -124,7 +102,8 @@ pub struct Remote {
     watch: OwnedFd,
     /// The leader's log, where the card reads it itself.
     ring: Option<Arc<Registration>>,
-    staging: Option<Staging>,
+    /// For everything else.
+    staging: Staging,
     /// Tail cells and requests on their way, one place for each place in the send queue.
     outbox: Arc<Registration>,
     /// Answers.
@@ -271,11 +250,9 @@ pub fn connect(
         Mode::Apm => None,
         Mode::Gpspm => Some(buffer(MAX_MESSAGES as usize * ACK_LEN, "a buffer for answers")?),
     };
-    let staging = match source.ring() {
-        Some(_) => None,
-        None => Some(buffer(STAGING_LEN as usize, "a staging ring")?),
-    };
-    let used = [Some(&outbox), inbox.as_ref(), source.ring(), staging.as_ref()];
+    let staging_len = if source.ring().is_some() { SIDE_STAGING_LEN } else { STAGING_LEN };
+    let staging = buffer(staging_len as usize, "a staging ring")?;
+    let used = [Some(&outbox), inbox.as_ref(), source.ring(), Some(&staging)];
     let used: Vec<_> = used.into_iter().flatten().cloned().collect();
 
     let queues = Queues { sends: MAX_POSTED, receives: if inbox.is_some() { MAX_MESSAGES } else { 0 } };
@@ -303,7 +280,7 @@ pub fn connect(
         mode,
         watch,
         ring: source.ring().cloned(),
-        staging: staging.map(|ring| Staging { ring, head: 0, tail: 0, readers: VecDeque::new(), told_at: 0 }),
+        staging: Staging::new(staging, staging_len),
         outbox,
         inbox,
         max_write_len: device.max_write_len(),
@@ -477,29 +454,20 @@ impl Remote {
         let to = *offset + u64::from(*done);
         let direct = self.ring.as_ref().and_then(|ring| Some((ring, ring.offset_of(bytes)?)));
         let mut wanted = false;
-        let (from, at, len) = match (direct, &mut self.staging) {
-            (Some((ring, at)), _) => {
+        let (from, at, len) = match direct {
+            Some((ring, at)) => {
                 (Arc::clone(ring), at, (bytes.len() as u64).min(u64::from(self.max_write_len)))
             }
-            (None, Some(staging)) => {
-                let (at, room) = staging.place();
-                let len = (bytes.len() as u64).min(room).min(u64::from(self.max_write_len));
-                if len == 0 && !bytes.is_empty() {
-                    return Ok(false);
+            None => {
+                let number = self.next;
+                match self.staging.copy(bytes, u64::from(self.max_write_len), number) {
+                    Some(copied) => {
+                        wanted = copied.tell;
+                        (Arc::clone(self.staging.ring()), copied.at, copied.len)
+                    }
+                    None if bytes.is_empty() => (Arc::clone(self.staging.ring()), 0, 0),
+                    None => return Ok(false),
                 }
-                staging.ring.store(at, &bytes[..len as usize]);
-                staging.head += len;
-                staging.readers.push_back((self.next, staging.head));
-                if staging.head - staging.told_at >= STAGING_LEN / 4 {
-                    staging.told_at = staging.head;
-                    wanted = true;
-                }
-                (Arc::clone(&staging.ring), at, len)
-            }
-            (None, None) => {
-                return Err(FabricError::Malformed {
-                    what: "a write of bytes that are not in the registered log",
-                });
             }
         };
         *done += len as u32;
@@ -569,14 +537,7 @@ impl Remote {
     /// The card tells that the operation with this number is over, and with it all before.
     fn over_up_to(&mut self, number: u64, newest: &mut Option<Ticket>) {
         self.over = number + 1;
-        if let Some(staging) = &mut self.staging {
-            while let Some(&(reader, end)) = staging.readers.front()
-                && reader <= number
-            {
-                staging.tail = end;
-                staging.readers.pop_front();
-            }
-        }
+        self.staging.over_up_to(number);
         while let Some(&(flush, ticket)) = self.flushes.front()
             && flush <= number
         {
