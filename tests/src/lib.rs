@@ -10,6 +10,7 @@
 pub mod binary;
 pub mod client;
 pub mod differential;
+pub mod faults;
 pub mod guest;
 pub mod load;
 pub mod logs;

@@ -26,6 +26,11 @@ pub fn unexpected<'a>(log: &'a str, expected: &[String]) -> Vec<&'a str> {
         .collect()
 }
 
+/// Whether a line tells of a failed assertion or of memory misused: never expected, whatever befalls a node.
+pub fn is_failure(line: &str) -> bool {
+    line.contains("panicked at") || line.contains("Sanitizer") || line.contains("failed an assertion")
+}
+
 /// Whether a line is a warning or worse: in Redis's format (`pid:role day month year time LEVEL message`, where the level is
 /// `#`), in the usual `WARN`/`ERROR` form, or as Rust announces a panic.
 fn is_warning(line: &str) -> bool {
@@ -37,7 +42,7 @@ fn is_warning(line: &str) -> bool {
         return true;
     }
     let named = line.split_ascii_whitespace().take(6).any(|word| matches!(word, "WARN" | "ERROR"));
-    named || line.contains("panicked at") || line.contains("Sanitizer")
+    named || is_failure(line)
 }
 
 #[cfg(test)]

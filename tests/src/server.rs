@@ -253,13 +253,18 @@ impl Server {
         self.builder.expected_log.push(text.to_owned());
     }
 
-    /// From its next start on, follows the leader at `port` instead of whom it followed before.
-    pub fn follow(&mut self, port: u16) {
+    /// From its next start on, leads instead of following.
+    pub fn lead(&mut self) {
         let args = &mut self.builder.args;
         while let Some(at) = args.iter().position(|arg| arg == "--replicaof") {
             args.drain(at..(at + 2).min(args.len()));
         }
-        args.extend(["--replicaof".to_owned(), format!("127.0.0.1 {port}")]);
+    }
+
+    /// From its next start on, follows the leader at `port` instead of whom it followed before.
+    pub fn follow(&mut self, port: u16) {
+        self.lead();
+        self.builder.args.extend(["--replicaof".to_owned(), format!("127.0.0.1 {port}")]);
     }
 
     /// kill -9, and waits until the process is gone.

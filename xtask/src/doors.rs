@@ -6,6 +6,9 @@ use xtask::phase::{Outcome, cargo, command, has_cargo_subcommand, root, run, tar
 /// How many fresh seeds `sim` runs when nobody says.
 const DEFAULT_SIM_SEEDS: u64 = 200;
 
+/// How many fault runs `faults` makes when nobody says.
+const DEFAULT_FAULT_RUNS: u64 = 20;
+
 /// Installs what is missing; see `scripts/setup`.
 pub fn setup(args: &[String]) -> Outcome {
     let purpose = args.first().map_or("test", String::as_str);
@@ -41,6 +44,30 @@ pub fn sim(args: &[String]) -> Outcome {
     ])
     .env("FARKEEP_SEED", seed.to_string())
     .env("FARKEEP_SEEDS", count.to_string()))
+}
+
+/// Real processes under random faults. A failing run prints its seed and this door's command line that replays it.
+pub fn faults(args: &[String]) -> Outcome {
+    let flags = Flags::parse(args, &["--seed", "--count"])?;
+    let seed = match flags.number("--seed")? {
+        Some(seed) => seed,
+        None => fresh_seed(),
+    };
+    let count = match flags.number("--count")? {
+        Some(count) => count,
+        None if flags.number("--seed")?.is_some() => 1,
+        None => DEFAULT_FAULT_RUNS,
+    };
+    println!(
+        "runs {seed} .. {} (cargo xtask faults --seed {seed} --count {count})",
+        seed.saturating_add(count)
+    );
+    build_release()?;
+    // Cargo's own runner: a few hundred runs take longer than nextest lets one test take.
+    run(cargo(&["test", "--quiet", "--package", "farkeep-tests", "--test", "faults", "--", "--nocapture"])
+        .env("FARKEEP_BIN", target_dir().join("release/farkeep"))
+        .env("FARKEEP_SEED", seed.to_string())
+        .env("FARKEEP_SEEDS", count.to_string()))
 }
 
 /// The crash double's sweeps in the crates, then kill -9 of real processes.

@@ -19,6 +19,7 @@ cargo xtask <door> [arguments]
   ci                            everything CI runs, in CI's order
   sim [--seed N] [--count N]    the simulated cluster, with fresh seeds or a given one
   guest COMMAND... | --suite    a command, or the tests, that want an RDMA device and persistent memory (guest --help)
+  faults [--seed N] [--count N] real processes under random kills, stops and cuts, with fresh seeds or a given one
   crash                         the crash double's sweeps and the kill -9 tests
   fuzz [TARGET] [--seconds N]   cargo-fuzz targets (needs nightly and cargo-fuzz)
   bench [arguments]             Farkeep beside redis-server
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         "guest" => return guest::door(&rest),
         "guest-agent" => return guest::agent_door(&rest),
         "sim" => doors::sim(&rest),
+        "faults" => doors::faults(&rest),
         "crash" => doors::crash(),
         "fuzz" => doors::fuzz(&rest),
         "bench" => doors::bench(&rest),

@@ -1,7 +1,7 @@
 //! What the engine says about itself: ROLE and INFO.
 
 use farkeep_core::heap::View;
-use farkeep_core::lsn::Lsn;
+use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::FabricKind;
 use farkeep_follower::Link;
 use farkeep_leader::Availability;
@@ -69,6 +69,15 @@ impl Engine {
         }
     }
 
+    /// The epoch of the log's last record. With `durable_lsn` it says how far a node is: a follower takes over a new leader's
+    /// history before it has any record of it, and is then not ahead of one that holds more of the reign before.
+    fn log_epoch(&self, node: &Node) -> Epoch {
+        match &*node.followership() {
+            Some(follows) => follows.tail.as_ref().map_or(Epoch::ZERO, |tail| tail.end().epoch),
+            None => self.pool.log().state().history.epoch(),
+        }
+    }
+
     /// ROLE.
     pub fn role_report(&self, node: &Node) -> RoleReport {
         if let Role::Leader(leading) = &self.role {
@@ -105,6 +114,7 @@ impl Engine {
             reign_start_lsn: (reigns.len() > 1).then(|| reigns.last().map_or(0, |reign| reign.start.get())),
             epoch: state.history.epoch().get(),
             epoch_shown: state.history.epoch().to_string(),
+            log_epoch: self.log_epoch(node).get(),
             oldest_lsn: log.oldest().get(),
             checkpoint_lsn: node.marks.checkpoint().get(),
             applied_lsn: node.marks.applied().get(),

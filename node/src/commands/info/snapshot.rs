@@ -169,6 +169,8 @@ pub struct EngineInfo {
     pub epoch: u32,
     /// The same as people read it and as the log shows it: `promotions.restarts`.
     pub epoch_shown: String,
+    /// The epoch of the log's last record as a number.
+    pub log_epoch: u32,
     /// `oldest_lsn`.
     pub oldest_lsn: u64,
     /// `checkpoint_lsn`.

@@ -1,0 +1,348 @@
+//! A leader and two followers as processes, the paths between them, and the operator who looks after them.
+//!
+//! The operator believes one node to be the leader and promotes by the rule for `n` followers and `sync-followers k`: take
+//! `n - k + 1` of the followers away from the leader, so that it can acknowledge nothing more, and promote the one whose log
+//! ends last: the highest epoch of a last record first, then the highest `durable_lsn`. With two followers and `sync-followers 1` these
+//! are both.
+
+use std::path::Path as FilePath;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::clients::Shared;
+use super::proxy::{Direction, Path};
+use super::schedule::FollowerFault;
+use crate::client::Client;
+use crate::server::{Server, ServerBuilder};
+use crate::{logs, wait};
+
+/// A leader and two followers.
+pub const NODES: usize = 3;
+
+/// How long the operator waits for what should take a moment. Beyond it the run has failed: something is stuck.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Something that did not come about in time, or should not have.
+#[derive(Debug)]
+pub struct Trouble(pub String);
+
+/// The outcome of what an operator does.
+pub type Outcome<T = ()> = Result<T, Trouble>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Group {
+    /// The processes.
+    pub nodes: Vec<Server>,
+    /// `paths[i][j]`: by which node i follows node j.
+    paths: Vec<Vec<Path>>,
+    /// By which the nodes reach each other where they go by what a node announces of itself.
+    doors: Vec<Path>,
+    /// Leads nowhere: who follows this follows nobody.
+    nowhere: Path,
+    /// Who leads, as far as the operator knows.
+    leader: usize,
+    frozen: [bool; NODES],
+    dead: [bool; NODES],
+}
+
+impl Group {
+    /// Starts three nodes of which the first leads, and waits until it has two followers.
+    pub fn start(log_size_mb: u64) -> Outcome<Self> {
+        let ports: Vec<u16> = (0..NODES).map(|_| crate::server::free_port()).collect();
+        let doors: Vec<Path> = ports.iter().map(|&port| Path::to(port)).collect();
+        let paths: Vec<Vec<Path>> =
+            (0..NODES).map(|_| ports.iter().map(|&port| Path::to(port)).collect()).collect();
+        let nowhere = Path::to(1);
+        nowhere.cut();
+        let mut nodes = Vec::new();
+        for (at, &port) in ports.iter().enumerate() {
+            let mut builder = ServerBuilder::farkeep()
+                .port(port)
+                .args(&format!("--sync-followers 1 --log-size {log_size_mb}mb"))
+                .args("--repl-timeout 1 --commit-timeout 1000 --log-full-timeout 2000")
+                .args(&format!(
+                    "--replica-announce-ip 127.0.0.1 --replica-announce-port {}",
+                    doors[at].port()
+                ))
+                // Their whole life is trouble; what is wrong in a log is looked for in the end.
+                .expect_log("");
+            if at > 0 {
+                builder = builder.directive("replicaof", &format!("127.0.0.1 {}", paths[at][0].port()));
+            }
+            nodes.push(builder.try_start().map_err(|failure| {
+                Trouble(format!("node {at} does not start ({:?}):\n{}", failure.status, failure.log))
+            })?);
+        }
+        let group =
+            Self { nodes, paths, doors, nowhere, leader: 0, frozen: [false; NODES], dead: [false; NODES] };
+        group.wait_until_whole()?;
+        Ok(group)
+    }
+
+    /// The ports at which clients reach the nodes.
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(Server::port).collect()
+    }
+
+    /// Who leads, as far as the operator knows.
+    pub fn leader(&self) -> usize {
+        self.leader
+    }
+
+    /// The nodes that follow, or should.
+    pub fn followers(&self) -> [usize; NODES - 1] {
+        let mut others = (0..NODES).filter(|&at| at != self.leader);
+        std::array::from_fn(|_| others.next().expect("all but one"))
+    }
+
+    /// Something befalls a node that follows.
+    pub fn hit(&mut self, at: usize, fault: FollowerFault) {
+        let path = &self.paths[at][self.leader];
+        match fault {
+            FollowerFault::Kill => self.kill(at),
+            FollowerFault::Freeze => self.freeze(at),
+            FollowerFault::Cut => path.cut(),
+            FollowerFault::Mute => path.stall(Direction::Forth),
+            FollowerFault::Deaf => path.stall(Direction::Back),
+            FollowerFault::Slow(by_ms) => path.delay(Duration::from_millis(by_ms)),
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, at: usize) {
+        self.nodes[at].kill();
+        (self.dead[at], self.frozen[at]) = (true, false);
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&mut self, at: usize) {
+        if !self.dead[at] && !self.frozen[at] {
+            self.nodes[at].freeze();
+            self.frozen[at] = true;
+        }
+    }
+
+    /// Cuts a node off from the others, but not from its clients.
+    pub fn isolate(&self, at: usize) {
+        for other in 0..NODES {
+            self.paths[other][at].cut();
+            self.paths[at][other].cut();
+        }
+        self.doors[at].cut();
+    }
+
+    /// Makes every path whole.
+    pub fn heal_paths(&self) {
+        for path in self.paths.iter().flatten().chain(&self.doors) {
+            path.heal();
+        }
+    }
+
+    /// Lets a node go on, or starts it again: in the role in which the operator knows it, or, if it is to be `believing`, as the
+    /// leader.
+    pub fn revive(&mut self, at: usize, believing: bool) -> Outcome {
+        if std::mem::take(&mut self.frozen[at]) {
+            self.nodes[at].thaw();
+        }
+        if self.dead[at] {
+            if at == self.leader || believing {
+                self.nodes[at].lead();
+            } else {
+                self.nodes[at].follow(self.paths[at][self.leader].port());
+            }
+            self.nodes[at].try_restart().map_err(|failure| {
+                Trouble(format!("node {at} does not start again ({:?})", failure.status))
+            })?;
+            self.dead[at] = false;
+        }
+        Ok(())
+    }
+
+    /// Whether a node is neither dead nor frozen.
+    pub fn is_well(&self, at: usize) -> bool {
+        !self.dead[at] && !self.frozen[at]
+    }
+
+    /// Takes both followers away from the leader and promotes the one whose log ends last. Returns whom.
+    pub fn promote(&mut self, shared: &Shared) -> Outcome<usize> {
+        let followers = self.followers();
+        for at in followers {
+            self.revive(at, false)?;
+            self.follow_port(at, self.nowhere.port())?;
+        }
+        let mut ranks = Vec::new();
+        for at in followers {
+            let mut client = self.client(at)?;
+            ranks.push((
+                number(&mut client, "farkeep_log_epoch")?,
+                number(&mut client, "farkeep_durable_lsn")?,
+                at,
+            ));
+        }
+        let &(.., best) = ranks.iter().max().expect("there are two");
+        self.command(best, &["REPLICAOF", "NO", "ONE"])?;
+        self.lead(best, shared);
+        Ok(best)
+    }
+
+    /// A follower asks the leader to stand down for it, as Sentinel's transaction makes it.
+    pub fn hand_over(&mut self, to: usize, shared: &Shared) -> Outcome {
+        let mut client = self.client(to)?;
+        let mut bytes = Vec::new();
+        for words in [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]] {
+            crate::client::encode(words, &mut bytes);
+        }
+        let mut exec = || {
+            client.send_raw(&bytes)?;
+            client.reply()?;
+            client.reply()?;
+            client.reply()
+        };
+        let reply = exec().map_err(|error| Trouble(format!("node {to} does not answer EXEC: {error}")))?;
+        let promoted = reply.elements().is_some_and(|items| items.iter().all(|item| item.is_ok()));
+        if !promoted {
+            return Err(Trouble(format!("node {to} was not promoted: {reply:?}")));
+        }
+        self.lead(to, shared);
+        Ok(())
+    }
+
+    fn lead(&mut self, at: usize, shared: &Shared) {
+        self.leader = at;
+        self.nodes[at].lead();
+        shared.leader.store(at, Ordering::SeqCst);
+    }
+
+    /// Tells a node to follow the leader.
+    pub fn follow(&mut self, at: usize) -> Outcome {
+        let port = self.paths[at][self.leader].port();
+        self.nodes[at].follow(port);
+        self.follow_port(at, port)
+    }
+
+    fn follow_port(&self, at: usize, port: u16) -> Outcome {
+        self.command(at, &["REPLICAOF", "127.0.0.1", &port.to_string()])
+    }
+
+    /// Waits until the leader acknowledges so many writes more.
+    pub fn wait_for_writes(&self, more: u64, shared: &Shared) -> Outcome {
+        let target = shared.acknowledged.load(Ordering::SeqCst) + more;
+        self.wait("writes to be acknowledged", || shared.acknowledged.load(Ordering::SeqCst) >= target)
+    }
+
+    /// Waits until the leader has two followers that are up to date.
+    pub fn wait_until_whole(&self) -> Outcome {
+        for at in self.followers() {
+            self.wait(&format!("node {at} to follow node {}", self.leader), || {
+                self.nodes[at].info("replication", "master_link_status") == "up"
+            })?;
+        }
+        self.wait("the leader to have two followers", || {
+            self.nodes[self.leader].info("replication", "connected_slaves") == "2"
+        })
+    }
+
+    /// Waits until both followers have applied all of the leader's log, while nobody writes.
+    pub fn wait_until_applied(&self) -> Outcome {
+        let lsn = |at: usize, field: &str| self.nodes[at].info("farkeep", field);
+        for at in self.followers() {
+            self.wait(&format!("node {at} to have applied all of the leader's log"), || {
+                let appended = lsn(self.leader, "farkeep_appended_lsn");
+                !appended.is_empty()
+                    && lsn(self.leader, "farkeep_committed_lsn") == appended
+                    && lsn(at, "farkeep_appended_lsn") == appended
+                    && lsn(at, "farkeep_applied_lsn") == appended
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Stops all nodes and compares their pools: each sound, all images the same bytes.
+    pub fn compare_pools(&mut self) -> Outcome {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let status = node.stop();
+            if !status.success() {
+                return Err(Trouble(format!("node {at} ends with {status}")));
+            }
+            node.verify_pool();
+        }
+        let image = |at: usize| {
+            let path = self.nodes[at].pool().join("image");
+            std::fs::read(&path).map_err(|error| Trouble(format!("{}: {error}", path.display())))
+        };
+        let ours = image(self.leader)?;
+        for at in self.followers() {
+            let theirs = image(at)?;
+            let differs = ours.iter().zip(&theirs).position(|(one, two)| one != two);
+            if let Some(offset) = differs {
+                return Err(Trouble(format!(
+                    "the images of nodes {} and {at} differ from offset {offset:#x} on, at equal LSN",
+                    self.leader
+                )));
+            }
+            // Whoever has been sent no record that needs them has not allocated the zeros at the end.
+            let longer =
+                if ours.len() > theirs.len() { &ours[theirs.len()..] } else { &theirs[ours.len()..] };
+            if longer.iter().any(|byte| *byte != 0) {
+                return Err(Trouble(format!(
+                    "the images of nodes {} and {at} differ in length",
+                    self.leader
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the nodes' logs say that must not happen whatever befalls them.
+    pub fn panics(&self) -> Vec<String> {
+        let found = |(at, node): (usize, &Server)| {
+            let log = node.log();
+            let lines = log.lines().filter(|line| logs::is_failure(line));
+            lines.map(|line| format!("node {at}: {line}")).collect::<Vec<_>>()
+        };
+        self.nodes.iter().enumerate().flat_map(found).collect()
+    }
+
+    /// Writes the nodes' logs, and what they say of themselves, into a directory.
+    pub fn keep_evidence(&self, directory: &FilePath) -> std::io::Result<()> {
+        for (at, node) in self.nodes.iter().enumerate() {
+            std::fs::write(directory.join(format!("node-{at}.log")), node.log())?;
+            if self.is_well(at)
+                && let Ok(mut client) = Client::connect(node.port())
+            {
+                client.set_reply_timeout(Duration::from_secs(2));
+                if let Some(text) = client.try_command(&["INFO"]).ok().and_then(|reply| reply.text()) {
+                    std::fs::write(directory.join(format!("node-{at}.info")), text)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, what: &str, condition: impl FnMut() -> bool) -> Outcome {
+        if wait::holds_within(PATIENCE, condition) {
+            return Ok(());
+        }
+        Err(Trouble(format!("waited {} s in vain for {what}", PATIENCE.as_secs())))
+    }
+
+    /// A connection to a node.
+    pub fn client(&self, at: usize) -> Outcome<Client> {
+        Client::connect(self.nodes[at].port())
+            .map_err(|error| Trouble(format!("node {at} takes no connection: {error}")))
+    }
+
+    fn command(&self, at: usize, words: &[&str]) -> Outcome {
+        match self.client(at)?.try_command(words) {
+            Ok(reply) if reply.text().is_some_and(|text| text.starts_with("OK")) => Ok(()),
+            Ok(other) => Err(Trouble(format!("node {at} answers {words:?} with {other:?}"))),
+            Err(error) => Err(Trouble(format!("node {at} does not answer {words:?}: {error}"))),
+        }
+    }
+}
+
+fn number(client: &mut Client, field: &str) -> Outcome<u64> {
+    let text = client.try_info("farkeep", field).ok().flatten().unwrap_or_default();
+    text.parse().map_err(|_| Trouble(format!("{field} is {text:?}")))
+}

@@ -1,0 +1,254 @@
+//! Real processes under random faults, with clients that know what they were told.
+//!
+//! A leader and two followers with `sync-followers 1`, on memory; between every two of them a path that can be cut, stalled and
+//! slowed down ([`proxy`]). A [`schedule`] made from a seed kills, freezes, cuts off and promotes, while [`clients`] write and read on
+//! every node. In the end everything is healed, and then
+//!
+//! * no acknowledged write is lost, no refused one has happened, nothing is undone that anybody has read ([`history`]);
+//! * both followers hold what the leader holds, and all three images are the same bytes;
+//! * every pool is sound, and no node has failed an assertion.
+//!
+//! A seed decides what happens, to whom, in which order and after how long a pause; what the scheduler and the network make of it, it does not.
+//! A seed that failed once may have to be run a few times to fail again.
+
+mod clients;
+mod group;
+mod history;
+mod proxy;
+mod schedule;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clients::{Clients, Shared};
+use group::{Group, Outcome, Trouble};
+use history::{Fate, History};
+use schedule::{LeaderFault, Return, Schedule, Step};
+
+use crate::sim::Rng;
+
+/// Wrong things that are told.
+const TOLD: usize = 20;
+
+/// What a run has seen.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Report {
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Writes that were refused.
+    pub refused: u64,
+    /// Writes whose fate nobody knows.
+    pub unknown: u64,
+    /// Values that were read.
+    pub read: u64,
+    /// Keys that were looked at in the end.
+    pub keys: u64,
+    /// Promotions.
+    pub promotions: u64,
+}
+
+impl Report {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.read += other.read;
+        self.keys += other.keys;
+        self.promotions += other.promotions;
+    }
+}
+
+/// A run that has failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was wrong.
+    pub what: String,
+    /// Where the nodes' logs and the story of the run are.
+    pub evidence: PathBuf,
+}
+
+/// Runs one seed. What a failure leaves behind goes into `evidence`.
+///
+/// # Errors
+/// When a promise was broken, or something did not come about.
+pub fn run(seed: u64, evidence: &Path) -> Result<Report, Failure> {
+    let mut rng = Rng::new(seed);
+    let schedule = Schedule::new(&mut rng);
+    let mut story = Story { started: Instant::now(), lines: Vec::new() };
+    story.tell(format!("seed {seed}: {schedule:?}"));
+    let mut group = None;
+    let outcome = Group::start(schedule.log_size_mb).and_then(|started| {
+        let group = group.insert(started);
+        Run { group, promotions: 0, story: &mut story }.all(&schedule, rng.number())
+    });
+    outcome.map_err(|Trouble(what)| {
+        story.tell(what.clone());
+        let directory = evidence.join(format!("faults-{seed}"));
+        let kept = std::fs::create_dir_all(&directory)
+            .and_then(|()| std::fs::write(directory.join("story.txt"), story.lines.join("\n")))
+            .and_then(|()| group.as_ref().map_or(Ok(()), |group| group.keep_evidence(&directory)));
+        if let Err(error) = kept {
+            eprintln!("the evidence in {} is incomplete: {error}", directory.display());
+        }
+        Failure { what, evidence: directory }
+    })
+}
+
+/// What the operator did, and when.
+struct Story {
+    started: Instant,
+    lines: Vec<String>,
+}
+
+impl Story {
+    fn tell(&mut self, line: String) {
+        let line = format!("{:>6} ms  {line}", self.started.elapsed().as_millis());
+        if std::env::var_os("FARKEEP_TRACE").is_some() {
+            println!("{line}");
+        }
+        self.lines.push(line);
+    }
+}
+
+struct Run<'a> {
+    group: &'a mut Group,
+    promotions: u64,
+    story: &'a mut Story,
+}
+
+impl Run<'_> {
+    fn all(&mut self, schedule: &Schedule, seed: u64) -> Outcome<Report> {
+        let clients = Clients::start(&self.group.ports(), schedule.writers, seed);
+        self.story.tell(format!(
+            "the clients' clock begins {} ms before the story's",
+            i128::from(clients.shared.now_ms()) - self.story.started.elapsed().as_millis() as i128
+        ));
+        let mut outcome = Ok(());
+        for step in &schedule.steps {
+            outcome = self.step(step, &clients.shared);
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let outcome = outcome.and_then(|()| self.heal(&clients.shared));
+        let history = clients.stop();
+        outcome?;
+        self.judge(&history)
+    }
+
+    fn step(&mut self, step: &Step, shared: &Shared) -> Outcome {
+        self.group.wait_for_writes(step.quiet_writes, shared)?;
+        pause(step.quiet_ms);
+        if let Some(hit) = step.hit {
+            let at = self.group.followers()[hit.follower];
+            self.story.tell(format!("node {at}: {:?}", hit.fault));
+            self.group.hit(at, hit.fault);
+            pause(hit.lasts_ms);
+        }
+        if let Some(fault) = step.leader {
+            self.leader_fault(fault, step, shared)?;
+        }
+        self.group.heal_paths();
+        for at in 0..group::NODES {
+            self.group.revive(at, false)?;
+        }
+        Ok(())
+    }
+
+    fn leader_fault(&mut self, fault: LeaderFault, step: &Step, shared: &Shared) -> Outcome {
+        let old = self.group.leader();
+        self.story.tell(format!("node {old}, the leader: {fault:?}"));
+        match fault {
+            LeaderFault::Restart | LeaderFault::Kill => self.group.kill(old),
+            LeaderFault::Doze | LeaderFault::Freeze => self.group.freeze(old),
+            LeaderFault::Isolate => self.group.isolate(old),
+            LeaderFault::Forsake => {}
+            LeaderFault::KillAll => (0..group::NODES).for_each(|at| self.group.kill(at)),
+            LeaderFault::HandOver => {
+                self.group.heal_paths();
+                for at in self.group.followers() {
+                    self.group.revive(at, false)?;
+                }
+                self.group.wait_until_whole()?;
+            }
+        }
+        pause(step.leader_ms);
+        match fault {
+            LeaderFault::Restart | LeaderFault::Doze => return self.group.revive(old, true),
+            LeaderFault::KillAll => {
+                self.group.revive(old, true)?;
+                return Ok(());
+            }
+            LeaderFault::HandOver => {
+                let to = self.group.followers()[step.leader_ms as usize % 2];
+                self.group.hand_over(to, shared)?;
+                self.story.tell(format!("node {to} has taken over"));
+            }
+            LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {
+                let best = self.group.promote(shared)?;
+                self.story.tell(format!("node {best} is promoted"));
+            }
+        }
+        self.promotions += 1;
+        let other = self.group.followers().into_iter().find(|&at| at != old);
+        self.group.follow(other.expect("three nodes"))?;
+        self.bring_back(old, step.back)
+    }
+
+    /// What becomes of the leader that was replaced.
+    fn bring_back(&mut self, old: usize, back: Return) -> Outcome {
+        match back {
+            Return::Told => {
+                self.group.heal_paths();
+                self.group.revive(old, false)?;
+            }
+            Return::Believing(for_ms) => {
+                self.group.revive(old, true)?;
+                pause(for_ms);
+                self.group.heal_paths();
+            }
+        }
+        self.group.follow(old)?;
+        self.story.tell(format!("node {old} is told to follow"));
+        Ok(())
+    }
+
+    /// Ends all faults and waits until the group is whole.
+    fn heal(&mut self, shared: &Shared) -> Outcome {
+        self.story.tell("all faults end".to_owned());
+        self.group.wait_for_writes(50, shared)?;
+        self.group.wait_until_whole()
+    }
+
+    fn judge(&mut self, history: &History) -> Outcome<Report> {
+        self.story.tell("the clients have stopped".to_owned());
+        self.group.wait_until_applied()?;
+        let mut wrong = history.wrong.clone();
+        for at in 0..group::NODES {
+            let found = self.group.client(at).map(|mut client| history.disagreements(&mut client))?;
+            let found = found.map_err(|error| Trouble(format!("node {at} stops answering: {error}")))?;
+            wrong.extend(found.into_iter().map(|what| format!("on node {at}, in the end: {what}")));
+        }
+        wrong.extend(self.group.panics());
+        if !wrong.is_empty() {
+            let count = wrong.len();
+            wrong.truncate(TOLD);
+            return Err(Trouble(format!("{count} things are wrong:\n{}", wrong.join("\n"))));
+        }
+        self.group.compare_pools()?;
+        self.story.tell("all is well".to_owned());
+        Ok(Report {
+            acknowledged: history.count(Fate::Acknowledged),
+            refused: history.count(Fate::Refused),
+            unknown: history.count(Fate::Unknown),
+            read: history.count(Fate::Read),
+            keys: history.keys() as u64,
+            promotions: self.promotions,
+        })
+    }
+}
+
+fn pause(for_ms: u64) {
+    std::thread::sleep(Duration::from_millis(for_ms));
+}

@@ -1,0 +1,156 @@
+//! What happens to the group, and when: all of it decided by the seed before the run begins.
+
+use crate::sim::Rng;
+
+/// What befalls one of the followers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowerFault {
+    /// kill -9.
+    Kill,
+    /// SIGSTOP.
+    Freeze,
+    /// Its path to the leader is cut.
+    Cut,
+    /// What it sends arrives nowhere, and it hears its leader.
+    Mute,
+    /// It hears nothing, and what it sends arrives.
+    Deaf,
+    /// Everything arrives late by so many ms.
+    Slow(u64),
+}
+
+/// What befalls the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaderFault {
+    /// kill -9, and started again as the leader.
+    Restart,
+    /// SIGSTOP and SIGCONT, while nobody does anything about it.
+    Doze,
+    /// kill -9; a follower is promoted.
+    Kill,
+    /// SIGSTOP; a follower is promoted; SIGCONT.
+    Freeze,
+    /// Its followers are cut off from it, clients are not; a follower is promoted.
+    Isolate,
+    /// Nothing; a follower is promoted beside it, by an operator who believes it dead.
+    Forsake,
+    /// Nothing; it is asked to hand over, as Sentinel's manual failover does it.
+    HandOver,
+    /// All three nodes are killed and started again.
+    KillAll,
+}
+
+/// What becomes of a leader that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// It is told whom to follow as soon as it can hear it.
+    Told,
+    /// It comes back believing that it leads, and is told after so many ms.
+    Believing(u64),
+}
+
+/// A follower's fault: which one (of those who follow at the time), and what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// The first or the second of those that follow.
+    pub follower: usize,
+    /// What befalls it.
+    pub fault: FollowerFault,
+    /// How long before the next thing happens.
+    pub lasts_ms: u64,
+}
+
+/// A part of the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Writes to be acknowledged before anything happens.
+    pub quiet_writes: u64,
+    /// Then so much time.
+    pub quiet_ms: u64,
+    /// What befalls a follower first, if anything.
+    pub hit: Option<Hit>,
+    /// What befalls the leader while that lasts, if anything.
+    pub leader: Option<LeaderFault>,
+    /// How long the leader's trouble lasts before something is done about it.
+    pub leader_ms: u64,
+    /// What becomes of a leader that was replaced.
+    pub back: Return,
+}
+
+/// All that happens in a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Of every node.
+    pub log_size_mb: u64,
+    /// Writers that follow the leader.
+    pub writers: usize,
+    /// One after the other.
+    pub steps: Vec<Step>,
+}
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub fn new(rng: &mut Rng) -> Self {
+        let writers = rng.between(2, 5) as usize;
+        let count = rng.between(4, 7);
+        let steps = (0..count).map(|_| Step::new(rng)).collect();
+        Self { log_size_mb: 64, writers, steps }
+    }
+}
+
+impl Step {
+    fn new(rng: &mut Rng) -> Self {
+        let quiet_writes = if rng.chance(75) { rng.between(20, 300) } else { 0 };
+        let quiet_ms = rng.below(60);
+        let hit = rng.chance(65).then(|| Hit::new(rng));
+        let leader = (hit.is_none() || rng.chance(50)).then(|| {
+            [
+                LeaderFault::Restart,
+                LeaderFault::Doze,
+                LeaderFault::Kill,
+                LeaderFault::Kill,
+                LeaderFault::Freeze,
+                LeaderFault::Freeze,
+                LeaderFault::Isolate,
+                LeaderFault::Forsake,
+                LeaderFault::HandOver,
+                LeaderFault::KillAll,
+            ][rng.index(10)]
+        });
+        let leader_ms = if rng.chance(70) { rng.below(80) } else { rng.below(700) };
+        let back = if rng.chance(50) { Return::Told } else { Return::Believing(rng.below(250)) };
+        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, back }
+    }
+}
+
+impl Hit {
+    fn new(rng: &mut Rng) -> Self {
+        let slow = FollowerFault::Slow(rng.between(1, 40));
+        let faults = [
+            FollowerFault::Kill,
+            FollowerFault::Kill,
+            FollowerFault::Freeze,
+            FollowerFault::Freeze,
+            FollowerFault::Cut,
+            FollowerFault::Mute,
+            FollowerFault::Deaf,
+            slow,
+        ];
+        // A leader gives up a silent follower after a second here; some faults last longer.
+        let lasts_ms = if rng.chance(80) { rng.below(200) } else { rng.between(300, 1300) };
+        Self { follower: rng.index(2), fault: faults[rng.index(faults.len())], lasts_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_means_one_schedule() {
+        for seed in 0..50 {
+            assert_eq!(Schedule::new(&mut Rng::new(seed)), Schedule::new(&mut Rng::new(seed)));
+        }
+        assert_ne!(Schedule::new(&mut Rng::new(1)), Schedule::new(&mut Rng::new(2)));
+    }
+}
