@@ -10,6 +10,7 @@ fn leader() -> InfoSnapshot {
         ip: "10.0.0.2".to_owned(),
         port,
         online: true,
+        state: "streaming",
         durable_lsn: 990,
         applied_lsn: 980,
         checkpoint_lsn: 900,
@@ -21,6 +22,7 @@ fn leader() -> InfoSnapshot {
     InfoSnapshot {
         engine: EngineInfo {
             role: RoleInfo::Leader { followers: vec![follower(6380), follower(6381)] },
+            failover_state: "no-failover",
             replid: "ab".repeat(20),
             durable_lsn: 1000,
             appended_lsn: 1000,
@@ -175,7 +177,7 @@ fn own_section_tells_how_far_the_checkpoint_and_each_follower_are_behind() {
     let text = format(&leader(), &[b"farkeep"]);
     assert!(text.contains("farkeep_checkpoint_distance_bytes:400\r\n"));
     assert!(text.contains(
-        "farkeep_follower1:address=10.0.0.2:6381,fabric=tcp,mode=,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
+        "farkeep_follower1:address=10.0.0.2:6381,state=streaming,fabric=tcp,mode=,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
          lag_bytes=10\r\nfarkeep_follower1_fabric_reason:rdma: no device\r\n"
     ));
 }
