@@ -7,6 +7,8 @@ use farkeep_core::lsn::Lsn;
 use farkeep_fabric::{FabricKind, Ticket};
 use farkeep_proto::window::TailCell;
 
+use crate::lag::{Appends, FollowerStages};
+
 /// A follower's session with this leader. The number is the one on the wire; a follower that joins again gets another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FollowerId(u64);
@@ -103,6 +105,8 @@ pub struct FollowerEntry {
     pub(crate) holding: Option<Holding>,
     pub(crate) posted: VecDeque<Posted>,
     pub(crate) tail_sent: Option<TailCell>,
+    /// How long writes took on their way to it, in this session.
+    pub stages: Box<FollowerStages>,
 }
 
 impl FollowerEntry {
@@ -137,7 +141,9 @@ impl FollowerEntry {
         };
     }
 
-    pub(crate) fn raise(&mut self, durable: Lsn, applied: Lsn, checkpoint: Lsn) {
+    pub(crate) fn raise(&mut self, appends: &Appends, durable: Lsn, applied: Lsn, checkpoint: Lsn) {
+        self.stages.durable.advance(appends, self.durable, durable);
+        self.stages.applied.advance(appends, self.applied, applied);
         self.durable = self.durable.max(durable);
         self.applied = self.applied.max(applied);
         self.checkpoint = self.checkpoint.max(checkpoint);

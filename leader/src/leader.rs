@@ -14,6 +14,7 @@ use farkeep_proto::window::TailCell;
 use crate::commit::{CommitPoint, kth_best};
 use crate::followers::{FollowerEntry, FollowerId, FollowerState, Posted};
 use crate::join::{Decision, Ours, decide};
+use crate::lag;
 
 /// The most followers that a leader takes in.
 pub const MAX_FOLLOWERS: usize = 64;
@@ -240,6 +241,8 @@ pub struct Leader {
     local: LocalWatermarks,
     followers: BTreeMap<FollowerId, FollowerEntry>,
     sessions: u32,
+    /// When what was appended, and how long it took from there.
+    lag: lag::Clock,
     /// When a transaction last found no room in the ring.
     out_of_room_ms: Option<u64>,
     /// Scratch space for the k-th best.
@@ -265,6 +268,7 @@ impl Leader {
             local: start.local,
             followers: BTreeMap::new(),
             sessions: 0,
+            lag: lag::Clock::new(start.established),
             out_of_room_ms: None,
             positions: Vec::new(),
         };
@@ -308,6 +312,16 @@ impl Leader {
         self.durable
     }
 
+    /// It is `now_us` by the caller's monotonic clock, in microseconds, for all that is told from now on: see [`lag`].
+    pub fn set_now(&mut self, now_us: u64) {
+        self.lag.appends.set_now(now_us);
+    }
+
+    /// When what was appended, and how long it took from there.
+    pub fn lag(&self) -> &lag::Clock {
+        &self.lag
+    }
+
     pub(crate) fn ring_len(&self) -> u64 {
         self.identity.ring_len
     }
@@ -317,12 +331,14 @@ impl Leader {
     pub fn set_appended(&mut self, lsn: Lsn) {
         self.commit.mark(lsn);
         self.appended = lsn;
+        self.lag.appends.append(lsn);
     }
 
     /// The local log is persistent up to `lsn`.
     pub fn set_durable(&mut self, lsn: Lsn) {
         assert!(lsn <= self.appended, "durable_lsn {lsn} is behind appended_lsn {}", self.appended);
         if lsn > self.durable {
+            self.lag.durable.advance(&self.lag.appends, self.durable, lsn);
             self.durable = lsn;
             self.recompute();
         }
@@ -425,8 +441,11 @@ impl Leader {
             _ => kth_best(&mut positions, required).map(|remote| remote.min(self.durable)),
         };
         self.positions = positions;
-        if let Some(held) = held {
-            self.commit.advance(held);
+        let before = self.committed();
+        if let Some(held) = held
+            && self.commit.advance(held)
+        {
+            self.lag.committed.advance(&self.lag.appends, before, self.commit.committed());
         }
         assert!(self.committed() <= self.durable, "committed_lsn is ahead of durable_lsn");
         let committed = self.committed();
@@ -490,6 +509,7 @@ impl Leader {
             holding: None,
             posted: std::collections::VecDeque::new(),
             tail_sent: None,
+            stages: Box::default(),
         };
         self.followers.insert(id, entry);
         let welcome = Welcome {
@@ -551,6 +571,7 @@ impl Leader {
             to > follower.shipped && to <= follower.checkpoint + self.identity.ring_len,
             "posted beyond credit"
         );
+        follower.stages.posted.advance(&self.lag.appends, follower.shipped, to);
         follower.shipped = to;
         follower.posted.push_back(Posted { ticket, to, transaction_end });
     }
@@ -588,7 +609,7 @@ impl Leader {
         }
         let Some(reported) = completion.reported else {
             if let Some(posted) = last {
-                follower.raise(posted.to, Lsn::ZERO, Lsn::ZERO);
+                follower.raise(&self.lag.appends, posted.to, Lsn::ZERO, Lsn::ZERO);
                 self.recompute();
             }
             return Ok(());
@@ -635,7 +656,8 @@ impl Leader {
             return Err(LeaderError::OutOfOrder { durable, applied, checkpoint });
         }
         let flushed = follower.flushed;
-        follower.raise(durable.min(flushed), applied.min(flushed), checkpoint.min(flushed));
+        let [durable, applied, checkpoint] = [durable, applied, checkpoint].map(|lsn| lsn.min(flushed));
+        follower.raise(&self.lag.appends, durable, applied, checkpoint);
         self.recompute();
         Ok(())
     }

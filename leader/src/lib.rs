@@ -3,7 +3,7 @@
 //! [`Leader`] is the state machine: it is told what happened and says what follows from it. [`ship::pump`] and
 //! [`ship::collect`] connect it with a follower's window; [`HeldReplies`] keeps what clients may not know yet.
 //! Knows no Redis command, no socket, no clock and no thread: time comes in as milliseconds of whatever clock the
-//! caller uses, as long as it never goes back.
+//! caller uses (microseconds, for [`lag`]), as long as it never goes back.
 //!
 //! A crash of the leader loses all of this state and nothing else: the registry is rebuilt by the followers'
 //! joining, `committed_lsn` from the records and from what they hold.
@@ -14,6 +14,7 @@ mod commit;
 mod followers;
 pub mod held;
 mod join;
+pub mod lag;
 mod leader;
 pub mod ship;
 

@@ -431,3 +431,39 @@ fn pumping_brings_log_and_tail_cell_into_the_window_at_the_same_places() {
     let expected = TailCell { epoch: 4, appended_lsn: shipped, committed_lsn: shipped };
     assert_eq!(TailCell::from_bytes(&cell), Some(expected));
 }
+
+/// Times are in microseconds of the leader's own clock: from what was appended to what is acknowledged.
+#[test]
+fn every_stage_of_a_follower_lags_by_its_own_time_and_an_idle_group_by_none() {
+    let mut leader = with_sync(1);
+    leader.set_now(1_000_000);
+    let id = join(&mut leader, 2, 1032);
+    let lags = |leader: &Leader| {
+        let follower = leader.follower(id).unwrap();
+        [follower.shipped, follower.durable, follower.applied].map(|at| leader.lag().appends.lag(at, 0))
+    };
+    leader.set_now(2_000_000);
+    leader.set_appended(Lsn::new(1100));
+    leader.set_durable(Lsn::new(1100));
+    leader.set_now(2_000_700);
+    assert_eq!(lags(&leader)[0].us, 700, "it is not posted yet");
+    leader.posted(id, Lsn::new(1100), Ticket::new(1));
+    leader.set_now(2_001_500);
+    assert_eq!(lags(&leader)[0].us, 0);
+    assert_eq!((lags(&leader)[1].us, lags(&leader)[1].bytes), (1_500, 68));
+    assert_eq!(leader.lag().appends.lag(leader.committed(), 0).us, 1_500);
+    let reported = |applied| {
+        let [durable, applied, checkpoint] = [1100, applied, 500].map(Lsn::new);
+        Completion { ticket: Ticket::new(1), reported: Some(Reported { durable, applied, checkpoint }) }
+    };
+    leader.completed(0, id, reported(1032)).unwrap();
+    leader.set_now(2_004_000);
+    assert_eq!((lags(&leader)[1].us, lags(&leader)[2].us), (0, 4_000));
+    leader.completed(0, id, reported(1100)).unwrap();
+    leader.set_now(99_000_000);
+    assert_eq!(lags(&leader), [farkeep_leader::lag::Lag::default(); 3]);
+    let stages = &leader.follower(id).unwrap().stages;
+    let sums = [&stages.posted, &stages.durable, &stages.applied, &leader.lag().committed]
+        .map(|stage| stage.report().sum_us);
+    assert_eq!(sums, [700, 1_500, 4_000, 1_500]);
+}

@@ -79,7 +79,7 @@ impl Pace {
     /// Makes the group durable, on the followers and here at the same time.
     fn write_group(&mut self, node: &Node, log: &LogMap) -> io::Result<()> {
         let before = log.durable();
-        node.engine.lock().ship_group();
+        node.engine.lock().ship_group(node.now());
         let start = Instant::now();
         let durable = log.sync()?;
         self.ended = Instant::now();

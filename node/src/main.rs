@@ -7,6 +7,8 @@ mod clients;
 mod commands;
 mod config;
 mod engine;
+mod events;
+mod http;
 mod link;
 mod log_writer;
 mod node;

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use crate::clients::{Client, ClientKind, Clients};
 use crate::config::Config;
 use crate::engine::{Engine, Opened};
+use crate::events::Events;
 use crate::link::Followership;
 use crate::rdma::Rdma;
 use crate::stats::Stats;
@@ -60,13 +61,6 @@ impl WorkerHandle {
         self.waker.wake();
     }
 
-    /// There is something to be said on a control channel that it owns.
-    pub fn speak(&self) {
-        if !self.speak.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
-        }
-    }
-
     /// Takes everything from the inbox.
     pub fn take(&self) -> Vec<Message> {
         std::mem::take(&mut self.inbox.lock())
@@ -79,8 +73,6 @@ struct Pause {
     active: AtomicBool,
     until_ms: AtomicU64,
     writes_only: AtomicBool,
-    /// Writes wait for the end of a handover, whatever CLIENT PAUSE says.
-    handover: AtomicBool,
 }
 
 /// Lets a background thread sleep until there is work.
@@ -166,6 +158,8 @@ pub struct Node {
     pub clients: Clients,
     /// Counters.
     pub stats: Stats,
+    /// What happened.
+    pub events: Events,
     /// The workers' mailboxes.
     pub workers: Vec<WorkerHandle>,
     /// The process is to end.
@@ -240,6 +234,7 @@ impl Node {
             image_due: AtomicU64::new(0),
             clients: Clients::default(),
             stats: Stats::default(),
+            events: Events::default(),
             workers,
             stopping: AtomicBool::new(false),
             tail_pending: AtomicBool::new(false),
@@ -315,7 +310,13 @@ impl Node {
 
     /// The time, read once a turn.
     pub fn now(&self) -> Now {
-        Now { ms: self.started.elapsed().as_millis() as u64, unix_ms: unix_ms() }
+        let us = self.now_us();
+        Now { ms: us / 1000, us, unix_ms: unix_ms() }
+    }
+
+    /// Monotonic microseconds since the node started.
+    pub fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
     }
 
     /// Wakes every worker: a commit that another thread brought about may release their replies.
@@ -363,37 +364,22 @@ impl Node {
         self.wake_workers();
     }
 
-    /// Writes wait for the end of a handover, or do so no longer. Whoever has been waiting is found by its worker, which tries
-    /// again by itself.
-    pub fn pause_for_handover(&self, pauses: bool) {
-        self.pause.handover.store(pauses, Ordering::Release);
-    }
-
-    /// Whether commands may have to wait: for the end of a CLIENT PAUSE or of a handover.
+    /// Whether a CLIENT PAUSE may be in force.
     pub fn pausing(&self) -> bool {
-        self.pause.active.load(Ordering::Relaxed) || self.pause.handover.load(Ordering::Relaxed)
+        self.pause.active.load(Ordering::Relaxed)
     }
 
     /// Whether the pause in force applies to this command.
     pub fn pauses(&self, spec: &Command, now: Now, session: &Session) -> bool {
-        if session.client.kind() == ClientKind::Replica {
+        if !self.pausing() || session.client.kind() == ClientKind::Replica {
             return false;
         }
-        let active = self.pause.active.load(Ordering::Acquire);
-        let over = active && now.ms >= self.pause.until_ms.load(Ordering::Relaxed);
-        if over {
+        if now.ms >= self.pause.until_ms.load(Ordering::Relaxed) {
             self.pause.active.store(false, Ordering::Release);
+            return false;
         }
-        let paused = active && !over;
-        if paused && !self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client" {
-            return true;
-        }
-        let queued = || session.multi.iter().flat_map(|multi| &multi.queued).map(|queued| queued.entry.spec);
-        let any = |is: fn(&Command) -> bool| is(spec) || (spec.name == "exec" && queued().any(is));
-        // What is published is in no log, so a handover does not concern it; Sentinel publishes to stay in touch.
-        let handover = self.pause.handover.load(Ordering::Acquire);
-        let writes = (paused || handover) && any(|spec| spec.flags.has(flag::WRITE));
-        writes || (paused && any(|spec| matches!(spec.name, "publish" | "spublish")))
+        let writes = spec.flags.has(flag::WRITE) || matches!(spec.name, "exec" | "publish" | "spublish");
+        writes || (!self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client")
     }
 
     /// Seconds since the start.

@@ -88,7 +88,7 @@ impl Running {
     ///
     /// # Errors
     /// When a thread or a poller cannot be made.
-    pub fn start(node: &Arc<Node>, listeners: Vec<Listener>) -> Result<Self> {
+    pub fn start(node: &Arc<Node>, listeners: Vec<Listener>, http: Option<TcpListener>) -> Result<Self> {
         let mut threads = Vec::new();
         let mut listeners = Some(listeners);
         for index in 0..node.workers.len() {
@@ -108,6 +108,9 @@ impl Running {
         threads.push(spawn(node, "link", link::run)?);
         if node.engine.lock().needs_log_writer() {
             threads.push(spawn(node, "log-writer", log_writer::run)?);
+        }
+        if let Some(listener) = http {
+            threads.push(crate::http::start(node, listener)?);
         }
         Ok(Self { node: Arc::clone(node), threads })
     }

@@ -8,16 +8,17 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod browser;
 pub mod client;
 pub mod differential;
 pub mod faults;
 pub mod guest;
+pub mod http;
 pub mod load;
 pub mod logs;
 pub mod mount;
 pub mod pair;
 pub mod seed;
-pub mod sentinel;
 pub mod server;
 pub mod sim;
 pub mod wait;

@@ -20,6 +20,7 @@ const ROOM_WANTED_MS: u64 = 1000;
 impl Leader {
     /// Time has passed. To be called at least every [`Config::heartbeat_ms`](super::Config::heartbeat_ms).
     pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
+        self.lag.tick(self.followers.values_mut().map(|follower| &mut *follower.stages));
         let mut actions = Vec::new();
         let beat = Heartbeat {
             session: 0,

@@ -12,10 +12,8 @@ macro_rules! say {
 }
 
 mod advice;
-mod client;
 mod daemon;
 mod demo;
-mod group;
 pub mod log;
 mod pool;
 mod serve;
@@ -44,24 +42,6 @@ enum Command {
     Serve(ServeArguments),
     /// Watch writes survive the death of a leader, on this machine, in a few seconds.
     Demo(demo::DemoArguments),
-    /// Give a group another leader.
-    ///
-    /// While the leader answers, it hands over: clients see a pause, and nothing is lost. Otherwise the followers that answer are
-    /// taken away from it, and the most advanced one is promoted.
-    #[command(after_help = group::EXIT_CODES)]
-    Failover(group::FailoverArguments),
-    /// Show the nodes of a group and who follows whom.
-    #[command(after_help = group::EXIT_CODES)]
-    Topology(group::ShowArguments),
-    /// Say whether a group is well, and if not, why.
-    #[command(after_help = group::EXIT_CODES)]
-    Status(group::ShowArguments),
-    /// Show the reigns that the nodes' logs have seen.
-    #[command(after_help = group::EXIT_CODES)]
-    History(group::ShowArguments),
-    /// Show how far each follower is behind its leader.
-    #[command(after_help = group::EXIT_CODES)]
-    Lag(group::ShowArguments),
     /// Look at a pool that no node is using.
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -88,6 +68,7 @@ Directives are those of redis.conf, in the file or as flags; a flag wins. Farkee
   fabric auto|rdma|tcp|shm            how the log travels to this node as a follower
   durability auto|pmem|disk|volatile  what makes a byte persistent here
   io-threads N                        I/O workers
+  http-port N                         dashboard and metrics on http://127.0.0.1:N/ (default: 0, nowhere)
 
 Examples:
   farkeep serve --port 7777 --pool /mnt/pmem0/farkeep --sync-followers 1
@@ -127,11 +108,6 @@ pub fn run() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(&arguments.directives),
         Command::Demo(arguments) => demo::demo(&arguments),
-        Command::Failover(arguments) => group::failover(&arguments),
-        Command::Topology(arguments) => group::topology(&arguments),
-        Command::Status(arguments) => group::status(&arguments),
-        Command::History(arguments) => group::history(&arguments),
-        Command::Lag(arguments) => group::lag(&arguments),
         Command::Pool(PoolCommand::Inspect(arguments)) => pool::inspect(&arguments),
         Command::Pool(PoolCommand::Verify(arguments)) => pool::verify(&arguments),
         Command::Version => {

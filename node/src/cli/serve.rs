@@ -94,12 +94,13 @@ fn run(config: Config, config_file: Option<&Path>) -> Result<ExitCode> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
     farkeep_core::pmem::sigbus::install().context("cannot handle SIGBUS")?;
     let listeners = listen(&config)?;
+    let http = crate::http::bind(&config)?;
     crate::commands::init(&config.rename_command).map_err(|text| anyhow!(text))?;
     let engine = Engine::open(&config)?;
     let pidfile = config.pidfile.clone();
     let run_id = run_id()?;
     let node = Arc::new(Node::new(config, config_file.map(Path::to_path_buf), engine, run_id)?);
-    let running = Running::start(&node, listeners)?;
+    let running = Running::start(&node, listeners, http)?;
     let _pidfile = PidFile::write(&pidfile);
     announce(&node);
     stop_on_signals(signals, &node)?;
@@ -174,6 +175,10 @@ fn announce(node: &Node) {
         .filter(|bind| !bind.starts_with('-'))
         .map(|bind| format!("{bind}:{}", config.port));
     let places: Vec<String> = places.filter(|_| config.port != 0).chain(config.unixsocket.clone()).collect();
+    if config.http_port != 0 {
+        let place = std::net::SocketAddr::from((config.http_bind, config.http_port));
+        tracing::info!("Dashboard and metrics on http://{place}/");
+    }
     tracing::info!("Ready to accept connections on {}", places.join(", "));
 }
 

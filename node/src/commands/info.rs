@@ -17,6 +17,7 @@ use crate::stats;
 use snapshot::{ClientsInfo, CommandInfo, EngineInfo, InfoSnapshot, ProcessInfo, ServerInfo, StatsInfo};
 
 pub use memory::human;
+pub use section::STAGES;
 
 /// INFO [section …]
 pub fn info(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
@@ -24,6 +25,13 @@ pub fn info(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     let text = section::format(&snapshot, &argv[1..]);
     call.reply().verbatim("txt", text.as_bytes());
     Flow::Continue
+}
+
+/// The fields of the section Farkeep, by name.
+pub fn farkeep_section(snapshot: &InfoSnapshot) -> std::collections::BTreeMap<String, String> {
+    let text = section::format(snapshot, &[b"farkeep"]);
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Puts together what the engine says and what the rest of the process knows.

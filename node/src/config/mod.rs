@@ -227,6 +227,12 @@ pub struct Config {
     pub io_threads: usize,
     /// `rename-command`: old name, new name (empty to remove the command).
     pub rename_command: Vec<(String, String)>,
+    /// The port of the HTTP server; 0 for none.
+    pub http_port: u16,
+    /// The address it listens on.
+    pub http_bind: IpAddr,
+    /// Whether it takes actions, and does not only show.
+    pub http_actions: bool,
     /// The pool's directory.
     pub pool: PathBuf,
     /// The log, if not in the pool: a file or a devdax device.
@@ -308,6 +314,9 @@ impl Default for Config {
             enable_debug_command: DebugCommand::No,
             io_threads: 1,
             rename_command: Vec::new(),
+            http_port: 0,
+            http_bind: IpAddr::from([127, 0, 0, 1]),
+            http_actions: false,
             pool: PathBuf::from("pool"),
             log: None,
             log_size: 256 << 20,

@@ -145,6 +145,11 @@ static TABLE: &[Directive] = &[
         .alias("hash-max-ziplist-entries"),
     bytes!("hash-max-listpack-value", hash_max_listpack_value, 0, i64::MAX).alias("hash-max-ziplist-value"),
     // What Redis does not have.
+    integer!("http-port", http_port, 0, 65535).at_start(),
+    Directive::field("http-bind", |config| config.http_bind.to_string(), set_http_bind)
+        .form(Form::Quoted)
+        .at_start(),
+    boolean!("http-actions", http_actions).at_start(),
     Directive::field(
         "pool",
         |config| config.pool.display().to_string(),
@@ -209,6 +214,11 @@ fn set_bind(config: &mut Config, args: &[&str]) -> Result<(), Invalid> {
         return Err("Too many bind addresses specified.".into());
     }
     config.bind = args.iter().filter(|address| !address.is_empty()).map(ToString::to_string).collect();
+    Ok(())
+}
+
+fn set_http_bind(config: &mut Config, args: &[&str]) -> Result<(), Invalid> {
+    config.http_bind = one(args)?.parse().map_err(|_| "must be one IP address")?;
     Ok(())
 }
 

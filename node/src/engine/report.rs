@@ -4,15 +4,17 @@ use farkeep_core::heap::View;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::FabricKind;
 use farkeep_follower::Link;
-use farkeep_leader::{Availability, FollowerEntry};
+use farkeep_leader::lag::{Lag, Stage};
+use farkeep_leader::{Availability, Leader};
 
 use super::Engine;
 use super::role::Role;
-use crate::commands::info::snapshot::{DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo};
+use crate::commands::info::snapshot::{
+    DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo, TimesInfo,
+};
 use crate::link::Followership;
 use crate::node::Node;
 use crate::pubsub::Topic;
-use crate::replication::LeaderAddress;
 use crate::worker::Now;
 
 /// ROLE's answer.
@@ -62,22 +64,17 @@ impl Engine {
     }
 
     /// Something has happened by which the link may have come up. If it has, it is noted, so that its loss can be told.
-    pub fn note_link(&mut self, node: &Node) {
-        let mut up = false;
+    pub fn note_link(&self, node: &Node) {
         if let Some(follows) = &mut *node.followership()
             && self.link_state(node, follows) == LinkState::Up
         {
             follows.note_up();
-            up = true;
-        }
-        if up {
-            self.link_is_up(node);
         }
     }
 
     /// The epoch of the log's last record. With `durable_lsn` it says how far a node is: a follower takes over a new leader's
     /// history before it has any record of it, and is then not ahead of one that holds more of the reign before.
-    pub(super) fn log_epoch(&self, node: &Node) -> Epoch {
+    fn log_epoch(&self, node: &Node) -> Epoch {
         match &*node.followership() {
             Some(follows) => follows.tail.as_ref().map_or(Epoch::ZERO, |tail| tail.end().epoch),
             None => self.pool.log().state().history.epoch(),
@@ -105,15 +102,6 @@ impl Engine {
         };
         let offset = follows.machine.progress().durable.get() as i64;
         RoleReport::Follower { host: follows.leader.host.clone(), port: follows.leader.port, state, offset }
-    }
-
-    /// Where the followers of this leader are, and whether they are in reach; `None` if this node does not lead.
-    pub fn follower_addresses(&self) -> Option<Vec<(LeaderAddress, bool)>> {
-        let Role::Leader(leading) = &self.role else { return None };
-        let address = |follower: &FollowerEntry| {
-            (LeaderAddress { host: follower.address.clone(), port: follower.port }, follower.in_reach())
-        };
-        Some(leading.machine.followers().map(address).collect())
     }
 
     /// INFO.
@@ -146,12 +134,6 @@ impl Engine {
             sync_followers: config.sync_followers,
             loading: self.keystore.is_none(),
             failure: log.stopped().unwrap_or_default().to_owned(),
-            failover_state: self.failover_state(),
-            reigns: reigns
-                .iter()
-                .map(|reign| (reign.epoch.to_string(), reign.replid.to_string(), reign.start.get()))
-                .collect(),
-            promised_epoch: state.promised.to_string(),
             resumes_refused: self.counters.resumes_refused,
             transactions: self.counters.transactions,
             image_used_peak_bytes: self.counters.used_peak_bytes,
@@ -175,11 +157,20 @@ impl Engine {
                 info.log_used_bytes = machine.appended().get().saturating_sub(machine.floor().get());
                 info.followers_in_reach = machine.followers().filter(|f| f.in_reach()).count();
                 info.degraded = matches!(machine.availability(), Availability::Degraded { .. });
+                info.refusing = matches!(machine.availability(), Availability::Refusing { .. });
+                info.times = times(machine, now);
+                let lag = |position| machine.lag().appends.lag(position, now.us);
                 let followers = machine.followers().map(|follower| FollowerInfo {
+                    node_id: hex(&follower.node_id),
+                    state: follower.state.name(),
+                    posted_lsn: follower.shipped.get(),
+                    lag: [follower.shipped, follower.durable, follower.applied].map(lag),
+                    stages: [&follower.stages.posted, &follower.stages.durable, &follower.stages.applied]
+                        .map(Stage::report),
+                    silent_ms: now.ms.saturating_sub(follower.last_heard_ms),
                     ip: follower.address.clone(),
                     port: follower.port,
                     online: follower.in_reach(),
-                    state: follower.state.name(),
                     durable_lsn: follower.durable.get(),
                     applied_lsn: follower.applied.get(),
                     checkpoint_lsn: follower.checkpoint.get(),
@@ -212,14 +203,6 @@ impl Engine {
                         down_reason: follows.down_reason.clone(),
                         priority: i64::from(config.replica_priority),
                         announced: config.replica_announced,
-                        fenced: follows.fenced,
-                        peers: follows
-                            .peers
-                            .followers
-                            .iter()
-                            .map(|peer| format!("{}:{}", peer.host, peer.port))
-                            .collect(),
-                        leaders_sync_followers: follows.peers.sync_followers,
                         fabric: standing.fabric.map_or_else(String::new, |fabric| fabric.name().to_owned()),
                         fabric_reason: standing.fabric_reason,
                         mode: follows
@@ -248,6 +231,24 @@ impl Engine {
                 .collect();
         }
         info
+    }
+}
+
+/// How long writes take, and what the loss of the leader would take back.
+fn times(machine: &Leader, now: Now) -> TimesInfo {
+    let clock = machine.lag();
+    let best =
+        machine.followers().filter(|follower| follower.in_reach()).map(|follower| follower.durable).max();
+    TimesInfo {
+        durable: clock.durable.report(),
+        committed: clock.committed.report(),
+        uncommitted: clock.appends.lag(machine.committed(), now.us),
+        // What is not committed yet was not acknowledged to anybody.
+        at_risk: best.map(|best| {
+            let lag = clock.appends.lag(best, now.us);
+            let bytes = machine.committed().get().saturating_sub(best.get());
+            if bytes == 0 { Lag::default() } else { Lag { bytes, ..lag } }
+        }),
     }
 }
 

@@ -22,9 +22,10 @@ use farkeep_fabric::{Identity, LogMemory, history, shm};
 use farkeep_follower::{self as follower, Action, Follower};
 use farkeep_keystore::Keystore;
 use farkeep_leader::{Leader, LocalWatermarks, Start};
-use farkeep_proto::control::{self, FabricOffer};
+use farkeep_proto::control::FabricOffer;
 use farkeep_proto::redo::FORMAT_VERSION;
 
+use super::handover::StoodDown;
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
 use crate::config::{Config, FabricChoice};
 use crate::link::Followership;
@@ -35,7 +36,7 @@ use crate::watch::Watches;
 use crate::worker::Now;
 
 /// How long the link thread may take to close the window. It takes a moment, or something is very wrong.
-pub(super) const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
+const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The node's role.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(super) struct Leading {
     pub(super) memory: LogRef,
     /// When the tail cell has to be sent for its own sake.
     pub(super) tail_due_ms: Option<u64>,
+    /// It takes no writes: a follower is about to take over.
+    pub(super) stood_down: Option<StoodDown>,
 }
 
 /// The log as the fabric takes it.
@@ -92,13 +95,17 @@ impl Leading {
     pub(super) fn make_durable(&mut self, node: &Node) {
         use farkeep_core::heap::RedoSink;
         let appended = self.appender.appended();
-        if appended > self.machine.appended() {
+        let moved = appended > self.machine.appended();
+        if moved {
             self.machine.set_appended(appended);
             if self.has_log_writer() && appended.get() >= node.log_group.load(Ordering::SeqCst) {
                 node.log_writer.raise();
             }
         }
         let durable = self.appender.persist();
+        if moved {
+            self.machine.set_now(node.now_us());
+        }
         self.machine.set_durable(durable);
     }
 
@@ -167,9 +174,6 @@ impl Engine {
             committed: Lsn::ZERO,
             nothing_told_until: Lsn::ZERO,
             reign: 0,
-            last_committed: Lsn::ZERO,
-            handing_over: None,
-            moved: false,
             recounting: false,
             counters: Counters::default(),
         };
@@ -224,6 +228,7 @@ impl Engine {
             sessions: Sessions::default(),
             memory: LogRef(log),
             tail_due_ms: None,
+            stood_down: None,
         }));
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
@@ -283,8 +288,6 @@ impl Engine {
             down_reason: String::new(),
             was_up: false,
             handover: None,
-            fenced: false,
-            peers: control::Peers::default(),
             basis: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })
@@ -304,7 +307,7 @@ impl Engine {
 
     /// Whether this node follows `leader` already.
     pub fn follows(&self, node: &Node, leader: &LeaderAddress) -> bool {
-        node.followership().as_ref().is_some_and(|follows| follows.leader == *leader && !follows.fenced)
+        node.followership().as_ref().is_some_and(|follows| follows.leader == *leader)
     }
 
     /// REPLICAOF NO ONE: leaves the leader for good, then begins a reign. Nothing happens on a leader.
@@ -323,7 +326,7 @@ impl Engine {
         // The old leader gets no further acknowledgement out of this node: the promise is durable, then the window is
         // closed by the link thread, which finds that there is nobody to follow any more. Acknowledgements are sent
         // under the followership, so from the moment it is gone there are none.
-        let (epoch, handed_over) = {
+        let epoch = {
             let mut replayer = node.replayer.lock();
             let mut guard = node.followership();
             let epoch = self
@@ -335,12 +338,9 @@ impl Engine {
                 .max(self.pool.log().state().promised)
                 .next_promotion();
             recover::promise(self.pool.log(), epoch)?;
-            let follows = guard.take();
+            *guard = None;
             *replayer = None;
-            (
-                epoch,
-                follows.and_then(|follows| follows.handover).is_some_and(|handover| handover.end.is_some()),
-            )
+            epoch
         };
         node.link.raise();
         if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
@@ -349,16 +349,11 @@ impl Engine {
             bail!("the window could not be taken away from the old leader; the node stops");
         }
         self.drop_role();
-        self.begin_reign();
+        self.reign += 1;
         let opened = self.open_as_leader(&config, epoch)?;
         node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
-        if handed_over {
-            self.gather(node);
-        } else {
-            self.end_handover(node);
-        }
         let took_ms = node.now().ms - started.ms;
         tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
@@ -387,8 +382,7 @@ impl Engine {
             bail!("the window could not be taken away from the old leader; the node stops");
         }
         self.drop_role();
-        self.begin_reign();
-        self.end_handover(node);
+        self.reign += 1;
         node.wake_workers();
         let opened = self.open_as_follower(&config, leader.clone())?;
         node.install(opened);
@@ -470,15 +464,6 @@ impl Engine {
         let opened = self.open_as_leader(&config, above.next())?;
         node.install(opened);
         Ok(())
-    }
-
-    /// Positions of the log stop meaning what they meant.
-    fn begin_reign(&mut self) {
-        self.reign += 1;
-        self.last_committed = self.committed;
-        self.moved = false;
-        // What other nodes have done to watched keys meanwhile, nobody here was told.
-        self.watches.break_all();
     }
 
     fn drop_role(&mut self) {

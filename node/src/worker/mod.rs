@@ -123,6 +123,8 @@ struct Tally {
 pub struct Now {
     /// Monotonic ms since the node started.
     pub ms: u64,
+    /// The same in microseconds.
+    pub us: u64,
     /// Unix time in ms.
     pub unix_ms: u64,
 }
@@ -259,10 +261,9 @@ impl Worker {
     fn locked_part(&mut self, cron: bool) {
         let node = Arc::clone(&self.node);
         let mut engine = node.engine.lock();
+        engine.set_now(self.now);
         if self.reign != engine.reign() {
             // Positions of another reign say nothing about these replies.
-            self.committed = self.committed.max(engine.committed_under(self.reign));
-            self.release_held();
             self.reign = engine.reign();
             self.fail_all_held(DEMOTED);
             self.unblock_waits();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::client::Client;
 use super::{Interrupt, wait_until};
-use crate::cli::client::Client;
 use crate::cli::serve::STOP_WITH_PARENT;
 
 /// How long a node may take to serve.
@@ -26,6 +26,8 @@ pub struct Node {
     dir: PathBuf,
     /// Where it listens.
     pub port: u16,
+    /// Where its dashboard is.
+    pub http_port: u16,
     child: Option<Child>,
 }
 
@@ -37,9 +39,10 @@ impl Node {
     pub fn new(name: &'static str, parent: &Path) -> Result<Self> {
         let dir = parent.join(name);
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        // The port is free now and was given by the kernel, which does not give it again soon.
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr())?.port();
-        Ok(Self { name, dir, port, child: None })
+        // The ports are free now and were given by the kernel, which does not give them again soon.
+        let sockets = [TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?];
+        let [port, http_port] = [sockets[0].local_addr()?.port(), sockets[1].local_addr()?.port()];
+        Ok(Self { name, dir, port, http_port, child: None })
     }
 
     /// The image in its pool.
@@ -57,6 +60,7 @@ impl Node {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         command
             .args(["serve", "--port", &self.port.to_string(), "--bind", "127.0.0.1", "--log-size", "64mb"])
+            .args(["--http-port", &self.http_port.to_string()])
             .arg("--dir")
             .arg(&self.dir)
             .arg("--pool")
@@ -77,7 +81,7 @@ impl Node {
                 let said = fs::read_to_string(path("stderr.txt")).unwrap_or_default();
                 bail!("the {} could not start ({status}): {}", self.name, said.trim());
             }
-            client = Client::connect_here(self.port).ok();
+            client = Client::connect(self.port).ok();
             Ok(match &mut client {
                 Some(client) => client.call(&["PING"]).is_ok(),
                 None => false,

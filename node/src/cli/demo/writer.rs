@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use farkeep_proto::resp::client::Reply;
 
-use crate::cli::client::Client;
+use super::client::Client;
 
 /// Connections that write.
 pub const WRITERS: usize = 8;

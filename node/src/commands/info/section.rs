@@ -6,7 +6,9 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{EngineInfo, InfoSnapshot, RoleInfo};
+use farkeep_leader::lag::StageReport;
+
+use super::snapshot::{EngineInfo, FollowerInfo, InfoSnapshot, RoleInfo};
 
 /// One section: its name in an INFO command, and whether a plain INFO shows it.
 struct Section {
@@ -250,7 +252,7 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
         }
     }
     fields!(out,
-        "master_failover_state": engine.failover_state,
+        "master_failover_state": "no-failover",
         "master_replid": engine.replid,
         "master_replid2": or_zeros(&engine.previous_replid),
         "master_repl_offset": engine.durable_lsn,
@@ -348,11 +350,36 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_rdma_unusable": engine.rdma_unusable,
         "farkeep_failure": engine.failure,
     );
-    fields!(out, "farkeep_promised_epoch": engine.promised_epoch);
-    for (at, (epoch, replid, start_lsn)) in engine.reigns.iter().enumerate() {
-        let _ = write!(out, "farkeep_reign{at}:epoch={epoch},replid={replid},start_lsn={start_lsn}\r\n");
-    }
     farkeep_role(engine, out);
+}
+
+/// The steps of a write on its way to a follower.
+pub const STAGES: [&str; 3] = ["posted", "durable", "applied"];
+
+/// Milliseconds, to the microsecond.
+fn ms(us: u64) -> String {
+    format!("{}.{:03}", us / 1000, us % 1000)
+}
+
+fn stage(report: &StageReport) -> String {
+    format!(
+        "count={},p50_ms={},p99_ms={},max_ms={}",
+        report.recent_count,
+        ms(report.p50_us),
+        ms(report.p99_us),
+        ms(report.max_us)
+    )
+}
+
+/// How far behind a follower is at each step. `lag_ms` is that of the durable one, as `lag_bytes` is.
+fn lags(follower: &FollowerInfo) -> String {
+    let mut text = format!(",lag_ms={}", ms(follower.lag[1].us));
+    for (name, lag) in STAGES.iter().zip(&follower.lag) {
+        let _ = write!(text, ",{name}_lag_bytes={},{name}_lag_ms={}", lag.bytes, ms(lag.us));
+    }
+    let at_least = follower.lag.iter().any(|lag| lag.at_least);
+    let _ = write!(text, ",lag_at_least={}", i32::from(at_least));
+    text
 }
 
 fn farkeep_role(engine: &EngineInfo, out: &mut String) {
@@ -363,22 +390,37 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
                 "farkeep_sync_followers": engine.sync_followers,
                 "farkeep_followers_in_reach": engine.followers_in_reach,
                 "farkeep_degraded": i32::from(engine.degraded),
+                "farkeep_refusing": i32::from(engine.refusing),
+                "farkeep_uncommitted_bytes": engine.times.uncommitted.bytes,
+                "farkeep_uncommitted_ms": ms(engine.times.uncommitted.us),
+                // Unknown is not 0: without a follower, nobody else holds what the next one would lack.
+                "farkeep_at_risk_bytes": engine.times.at_risk.map_or_else(String::new, |lag| lag.bytes.to_string()),
+                "farkeep_at_risk_ms": engine.times.at_risk.map_or_else(String::new, |lag| ms(lag.us)),
+                "farkeep_commit_times": stage(&engine.times.committed),
+                "farkeep_local_durable_times": stage(&engine.times.durable),
             );
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
                     out,
-                    "farkeep_follower{at}:address={}:{},state={},fabric={},mode={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
-                     lag_bytes={}\r\n",
+                    "farkeep_follower{at}:address={}:{},fabric={},mode={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
+                     lag_bytes={},node_id={},state={},silent_ms={},posted_lsn={}{}\r\n",
                     follower.ip,
                     follower.port,
-                    follower.state,
                     follower.fabric,
                     follower.mode,
                     follower.durable_lsn,
                     follower.applied_lsn,
                     follower.checkpoint_lsn,
                     engine.appended_lsn.saturating_sub(follower.durable_lsn),
+                    follower.node_id,
+                    follower.state,
+                    follower.silent_ms,
+                    follower.posted_lsn,
+                    lags(follower),
                 );
+                for (name, report) in STAGES.iter().zip(&follower.stages) {
+                    let _ = write!(out, "farkeep_follower{at}_{name}_times:{}\r\n", stage(report));
+                }
                 let _ = write!(out, "farkeep_follower{at}_fabric_reason:{}\r\n", follower.fabric_reason);
             }
         }
@@ -389,9 +431,6 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
             "farkeep_rdma_mode": link.mode.0,
             "farkeep_rdma_mode_reason": link.mode.1,
             "farkeep_link_down_reason": link.down_reason,
-            "farkeep_fenced": i32::from(link.fenced),
-            "farkeep_leader_sync_followers": link.leaders_sync_followers,
-            "farkeep_peers": link.peers.join(","),
         ),
     }
 }

@@ -3,6 +3,8 @@
 //! [`EngineInfo`] is what only the engine knows; the rest of an [`InfoSnapshot`] comes from the shared parts
 //! of the process ([`super::collect`]). Lengths are in bytes, positions are LSNs as numbers.
 
+use farkeep_leader::lag::{Lag, StageReport};
+
 /// Everything INFO can say at one instant.
 #[derive(Debug, Clone, Default)]
 pub struct InfoSnapshot {
@@ -171,12 +173,6 @@ pub struct EngineInfo {
     pub epoch_shown: String,
     /// The epoch of the log's last record as a number.
     pub log_epoch: u32,
-    /// `master_failover_state`.
-    pub failover_state: &'static str,
-    /// The reigns that the log remembers, oldest first: epoch as shown, replid, where it began.
-    pub reigns: Vec<(String, String, u64)>,
-    /// The highest epoch promised to, as shown.
-    pub promised_epoch: String,
     /// `oldest_lsn`.
     pub oldest_lsn: u64,
     /// `checkpoint_lsn`.
@@ -223,6 +219,10 @@ pub struct EngineInfo {
     pub followers_in_reach: usize,
     /// Goes on with fewer followers than `sync-followers` (`on-follower-loss degrade`).
     pub degraded: bool,
+    /// Refuses writes, because fewer followers than `sync-followers` are in reach.
+    pub refusing: bool,
+    /// On a leader, how long things take.
+    pub times: TimesInfo,
     /// The node cannot serve yet: a follower before its first synchronisation.
     pub loading: bool,
     /// Why the node has stopped writing, or empty.
@@ -247,6 +247,19 @@ pub struct EngineInfo {
     pub received_bytes: u64,
     /// The databases that hold keys.
     pub databases: Vec<DbInfo>,
+}
+
+/// How long writes take on a leader.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TimesInfo {
+    /// From append to durable here.
+    pub durable: StageReport,
+    /// From append to committed: what a client waits for.
+    pub committed: StageReport,
+    /// What is appended and not committed.
+    pub uncommitted: Lag,
+    /// What was acknowledged, but is on no follower; `None` without any follower in reach, when that is all there is.
+    pub at_risk: Option<Lag>,
 }
 
 /// The node's role and what belongs to it.
@@ -274,10 +287,20 @@ pub struct FollowerInfo {
     pub ip: String,
     /// Port clients reach it at.
     pub port: u16,
+    /// Its node id, hexadecimal.
+    pub node_id: String,
+    /// How far its session has come: `joining`, `catching-up`, `streaming`.
+    pub state: &'static str,
+    /// Everything before it has been posted.
+    pub posted_lsn: u64,
+    /// How far behind the leader's log it is: posted, durable, applied.
+    pub lag: [Lag; 3],
+    /// How long writes took to get there: posted, durable, applied.
+    pub stages: [StageReport; 3],
+    /// Milliseconds since it was last heard of.
+    pub silent_ms: u64,
     /// Its window is open and takes the log.
     pub online: bool,
-    /// How far its session has come.
-    pub state: &'static str,
     /// Its `durable_lsn`.
     pub durable_lsn: u64,
     /// Its `applied_lsn`.
@@ -315,12 +338,6 @@ pub struct LeaderLinkInfo {
     pub priority: i64,
     /// `replica-announced`.
     pub announced: bool,
-    /// It follows nobody until a failover tells it whom.
-    pub fenced: bool,
-    /// Where the leader's followers are, as far as it has said.
-    pub peers: Vec<String>,
-    /// The leader's `sync-followers`, as far as it has said.
-    pub leaders_sync_followers: u32,
     /// `tcp`, `shm` or `rdma`; empty while there is no link.
     pub fabric: String,
     /// Why no better fabric is in use, or empty.

@@ -1,0 +1,175 @@
+//! The page, in headless Chromium.
+
+use std::path::Path;
+
+use farkeep_tests::browser::{Browser, key};
+use farkeep_tests::load::Load;
+use farkeep_tests::pair::Pair;
+use farkeep_tests::server::free_port;
+use farkeep_tests::{Server, ServerBuilder, http, wait};
+
+/// A pair, each with a page, and their ports for HTTP.
+fn pair(leader_args: &str) -> (Pair, u16, u16) {
+    let [a, b] = [free_port(), free_port()];
+    let leader = ServerBuilder::farkeep().args(&format!("--http-port {a} {leader_args}"));
+    let follower = ServerBuilder::farkeep().args(&format!("--http-port {b} {leader_args}"));
+    (Pair::with(leader, follower).expect_link_trouble(), a, b)
+}
+
+fn open(browser: &Browser, port: u16) {
+    browser.open(&format!("http://127.0.0.1:{port}/"));
+    browser.wait_for("!document.body.classList.contains('waiting')");
+}
+
+fn state(browser: &Browser) -> String {
+    browser.text("#verdict-state")
+}
+
+/// With FARKEEP_SCREENSHOTS, the page is also looked at by people.
+fn picture(browser: &Browser, name: &str) {
+    if let Some(dir) = std::env::var_os("FARKEEP_SCREENSHOTS") {
+        browser.screenshot(&Path::new(&dir).join(format!("{name}.png")));
+    }
+}
+
+#[test]
+fn page_loads_without_a_complaint_from_nowhere_else_and_agrees_with_info() {
+    let (pair, port, _) = pair("");
+    let load = Load::start(pair.leader.port(), 4, 1);
+    load.wait_for_more(2000);
+    let browser = Browser::start();
+    browser.resize(1280, 900);
+    open(&browser, port);
+    browser.wait_for("document.querySelectorAll('#charts canvas').length === 4");
+    browser.wait_for("document.querySelectorAll('#events li').length > 0");
+    load.wait_for_more(2000);
+    drop(load.stop());
+    assert_eq!(state(&browser), "healthy");
+    pair.wait_until_applied();
+    let appended: u64 = pair.leader.info("farkeep", "farkeep_appended_lsn").parse().expect("a number");
+    let shown = "document.querySelector('#log').textContent.replaceAll(',', '')";
+    browser.wait_for(&format!("{shown}.includes('appended_lsn{appended}')"));
+    assert_eq!(browser.text(".card h3"), format!("127.0.0.1:{}", pair.follower.port()));
+    browser
+        .wait_for("[...document.querySelectorAll('.stage .lag')].every((lag) => lag.textContent === '0 ms')");
+    let p99_us = http::get(port, "/api/v1/status").json()["commit"]["p99_us"].as_u64().expect("a number");
+    assert!(p99_us > 0);
+    assert_ne!(browser.text("#commit"), "–");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    let own = format!("http://127.0.0.1:{port}/");
+    let foreign: Vec<String> = browser
+        .requests()
+        .into_iter()
+        .filter(|url| !url.starts_with(&own) && !url.starts_with("data:"))
+        .collect();
+    assert_eq!(foreign, Vec::<String>::new());
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme);
+        browser.wait_for("document.querySelectorAll('#charts canvas').length === 4");
+        picture(&browser, scheme);
+    }
+    browser.resize(400, 900);
+    browser.wait_for("document.documentElement.scrollWidth <= 400");
+    picture(&browser, "narrow");
+}
+
+#[test]
+fn stopped_follower_is_shown_with_the_stage_at_which_it_stands_still_and_a_dead_one_as_lost() {
+    let (mut pair, port, _) = pair("--repl-timeout 60");
+    let browser = Browser::start();
+    open(&browser, port);
+    pair.leader.client().expect_ok("CONFIG SET sync-followers 0");
+    pair.leader.client().expect_ok("SET k v");
+    pair.wait_until_applied();
+    browser.wait_for("document.querySelector('#verdict').dataset.level === 'info'");
+    pair.follower.freeze();
+    pair.leader.client().expect_ok("SET k w");
+    browser.wait_for("document.querySelectorAll('.stage')[1]?.dataset.level === 'critical'");
+    let stages =
+        browser.script("return [...document.querySelectorAll('.stage')].map((stage) => stage.dataset.level)");
+    assert_eq!(
+        stages,
+        serde_json::json!(["info", "critical", "critical"]),
+        "it was posted, and is not durable there"
+    );
+    assert!(browser.text("#verdict-text").contains("(durable)"), "{}", browser.text("#verdict-text"));
+    assert_ne!(browser.text("#risk"), "0 B", "what was acknowledged is here only");
+    let before = browser.text(".stage .lag");
+    picture(&browser, "stopped");
+    pair.follower.kill();
+    browser.wait_for("document.querySelector('#lost') !== null");
+    browser.wait_for("document.querySelector('#verdict').dataset.level === 'critical'");
+    assert_eq!(state(&browser), "no failover target", "{before}");
+    browser.wait_for(
+        "[...document.querySelectorAll('#events .kind')].some((kind) => kind.textContent === 'redundancy')",
+    );
+}
+
+#[test]
+fn page_of_a_dead_leader_greys_out_with_its_age_and_comes_back_with_it() {
+    let (mut pair, port, other) = pair("");
+    let browser = Browser::start();
+    open(&browser, port);
+    pair.leader.kill();
+    browser.wait_for("document.body.classList.contains('stale')");
+    assert_eq!(state(&browser), "unknown");
+    assert!(browser.text("#age").contains("no answer for"));
+    picture(&browser, "dead");
+    let follower = Browser::start();
+    open(&follower, other);
+    follower.wait_for("document.querySelector('#verdict-state').textContent === 'link down'");
+    assert!(follower.text("#link").contains(&format!("127.0.0.1:{}", pair.leader.port())));
+    picture(&follower, "follower");
+    pair.follower.client().expect_ok("REPLICAOF NO ONE");
+    follower.wait_for("document.querySelector('#facts').textContent.startsWith('leader')");
+    follower.wait_for("document.querySelector('#failover').textContent !== 'none'");
+    pair.leader.restart();
+    browser.wait_for("!document.body.classList.contains('stale')");
+}
+
+#[test]
+fn page_is_used_by_keyboard_alone() {
+    let server = with_page();
+    let browser = Browser::start();
+    browser.resize(1280, 900);
+    open(&browser, server.1);
+    browser.wait_for("document.querySelectorAll('#charts canvas').length === 4");
+    let focused = || {
+        browser.script("const e = document.activeElement; return e.id || e.dataset.range || e.className || e.textContent")
+    };
+    let mut seen = Vec::new();
+    for _ in 0..8 {
+        browser.press(key::TAB);
+        seen.push(focused().as_str().unwrap_or_default().to_owned());
+        if seen.last().is_some_and(|name| name == "1h") {
+            browser.press(key::ENTER);
+            break;
+        }
+    }
+    assert_eq!(seen, ["skip", "theme", "5m", "1h"], "in the order of the page");
+    browser.wait_for("document.querySelector('[data-range=\"1h\"]').getAttribute('aria-pressed') === 'true'");
+    let outline = browser.script("return getComputedStyle(document.activeElement).outlineStyle");
+    assert_eq!(outline, "solid", "who has the focus is seen");
+    browser.script("document.querySelector('#theme').focus()");
+    browser.press(key::ENTER);
+    let chosen = browser.script("return document.documentElement.dataset.theme");
+    browser.press(key::ENTER);
+    assert_ne!(browser.script("return document.documentElement.dataset.theme"), chosen);
+}
+
+fn with_page() -> (Server, u16) {
+    let port = free_port();
+    (ServerBuilder::farkeep().args(&format!("--http-port {port}")).start(), port)
+}
+
+#[test]
+fn page_of_a_lone_node_says_what_it_does_not_know() {
+    let (_server, port) = with_page();
+    let browser = Browser::start();
+    open(&browser, port);
+    assert_eq!(state(&browser), "standalone");
+    assert_eq!(browser.text("#risk"), "everything");
+    assert_eq!(browser.text("#failover"), "none");
+    let zeros = || browser.text("#topology").contains("No followers");
+    wait::until("the topology", zeros);
+}
