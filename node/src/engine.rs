@@ -28,9 +28,10 @@ use crate::replication::Sessions;
 use crate::watch::Watches;
 use crate::worker::Now;
 use crate::worker::poll::Poll;
+use handover::HandingOver;
 
 pub use access::Access;
-pub use handover::Handover;
+pub use handover::{Handover, Order, Succession};
 pub use report::RoleReport;
 pub use role::Opened;
 use role::Role;
@@ -63,6 +64,12 @@ pub struct Engine {
     /// Up to here the log holds nothing that any client wrote: the record that formats the image.
     nothing_told_until: Lsn,
     reign: u64,
+    /// How far the reign before this one was committed here: what waits for less may still be told.
+    last_committed: Lsn,
+    /// A change of the leader that is under way.
+    handing_over: Option<HandingOver>,
+    /// This node follows whom its own followers should follow as well: it has handed over.
+    moved: bool,
     /// The bytes in use, which a crash leaves slightly off, are being counted again.
     recounting: bool,
     counters: Counters,
@@ -86,6 +93,15 @@ impl Engine {
     /// Changes whenever positions of the log stop meaning what they meant: this node began or ceased to lead.
     pub fn reign(&self) -> u64 {
         self.reign
+    }
+
+    /// Up to where everything is committed that was held under the reign with this number, which may have ended meanwhile.
+    pub fn committed_under(&self, reign: u64) -> Lsn {
+        match self.reign - reign {
+            0 => self.committed,
+            1 => self.last_committed,
+            _ => Lsn::ZERO,
+        }
     }
 
     /// The pool.
@@ -112,8 +128,10 @@ impl Engine {
     pub fn access(&self) -> Access {
         match &self.role {
             Role::Leader(leading) if leading.appender.log().stopped().is_some() => Access::Failed,
-            Role::Leader(leading) if leading.stood_down.is_some() => Access::ReadOnly,
-            Role::Leader(leading) if leading.machine.can_write().is_err() => Access::NoReplicas,
+            // While the leader changes, writes wait instead: followers are on their way.
+            Role::Leader(leading) if self.handing_over.is_none() && leading.machine.can_write().is_err() => {
+                Access::NoReplicas
+            }
             Role::Leader(_) => Access::ReadWrite,
             Role::Follower(_) if self.keystore.is_some() => Access::ReadOnly,
             Role::Follower(_) | Role::Changing => Access::Loading,
@@ -175,6 +193,7 @@ impl Engine {
         let committed = leading.machine.committed();
         leading.sessions.pass_published_on(node, committed);
         self.set_committed(node, committed);
+        self.advance_handover(node, now);
     }
 
     /// Posts to the followers what the log writer is about to make durable here.
@@ -225,7 +244,7 @@ impl Engine {
     pub fn cron(&mut self, node: &Node, now: Now) {
         let config = node.config();
         node.stats.sample(now.unix_ms);
-        self.stand_up(now);
+        self.advance_handover(node, now);
         let Role::Leader(leading) = &mut self.role else { return };
         leading.take_local_marks(&node.marks);
         node.image_due.store(leading.heap.growth_due().unwrap_or(0), Ordering::Relaxed);
@@ -236,7 +255,8 @@ impl Engine {
             leading.carry_out(action);
         }
         leading.sessions.tick(&mut leading.machine, now, node.rdma.device().is_ok());
-        let leads = leading.stood_down.is_none() && leading.machine.can_write().is_ok();
+        leading.sessions.introduce(node, &leading.machine);
+        let leads = self.handing_over.is_none() && leading.machine.can_write().is_ok();
         if leads && leading.appender.log().stopped().is_none() {
             self.expire_and_reclaim(node, now);
         }

@@ -21,9 +21,10 @@ use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError};
 use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
 use farkeep_proto::window::TailCell;
+use parking_lot::MutexGuard;
 
 use crate::config::Config;
-use crate::engine::Handover;
+use crate::engine::{Engine, Handover};
 use crate::node::{Node, OpenWindow};
 use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
@@ -33,6 +34,10 @@ use crate::throttle::Throttle;
 const TICK: Duration = Duration::from_millis(20);
 /// Longest wait for a connection or for an answer to AUTH and the like.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same while a role is about to change hands: clients wait.
+const BRISK_TICK: Duration = Duration::from_millis(1);
+/// Longest wait for the engine before it is asked whether there is still a reason.
+const ENGINE_PATIENCE: Duration = Duration::from_millis(1);
 /// Sleep without a leader to follow.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -57,6 +62,10 @@ pub struct Followership {
     pub was_up: bool,
     /// The leader is asked to stand down for this node.
     pub handover: Option<Handover>,
+    /// It follows nobody until it is told whom: a failover is about to choose the new leader.
+    pub fenced: bool,
+    /// Who else follows, as far as the leader has said.
+    pub peers: control::Peers,
     /// What the acknowledgements of an rdma session rest on.
     pub basis: Option<Basis>,
 }
@@ -75,6 +84,21 @@ impl Followership {
             self.down_since_ms = Some(now_ms);
         }
         why.clone_into(&mut self.down_reason);
+    }
+
+    /// From here on the leader gets nothing out of this node: the link finds that there is nobody to follow.
+    pub fn fence(&mut self, now_ms: u64) {
+        const WHY: &str = "fenced for a failover";
+        self.fenced = true;
+        self.handover = None;
+        // What is to be done about it, the link does anyway, as it does when there is nobody to follow.
+        drop(self.machine.disconnected(now_ms, WHY));
+        self.note_down(now_ms, WHY);
+    }
+
+    /// Whom to follow now.
+    fn wanted(&self) -> Option<LeaderAddress> {
+        (!self.fenced).then(|| self.leader.clone())
     }
 
     /// Reads what has arrived in the log and tells the state machine.
@@ -172,11 +196,15 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Link {
     fn turn(&mut self) {
-        let wanted = self.node.followership().as_ref().map(|follows| follows.leader.clone());
+        let (wanted, fenced) = match &*self.node.followership() {
+            Some(follows) => (follows.wanted(), follows.fenced),
+            None => (None, false),
+        };
         if wanted != self.leader {
             if let Some(session) = self.asked.take()
                 && wanted.is_none()
-                && let Err(error) = self.say_handover(session, HandoverStep::Taken)
+                && !fenced
+                && let Err(error) = self.send(Body::Handover(handover_message(session, HandoverStep::Taken)))
             {
                 tracing::info!(leader = %self.name(), %error, "the former leader could not be told of the promotion");
             }
@@ -211,10 +239,24 @@ impl Link {
     fn with_machine(&self, ask: impl FnOnce(&mut Follower, u64) -> Vec<Action>) -> Vec<Action> {
         let now_ms = self.node.now().ms;
         match &mut *self.node.followership() {
-            Some(follows) if Some(&follows.leader) == self.leader.as_ref() => {
+            Some(follows) if !follows.fenced && Some(&follows.leader) == self.leader.as_ref() => {
                 ask(&mut follows.machine, now_ms)
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// The engine, as long as this node follows whom this link is with. Who holds it to change that waits for this thread to close
+    /// the window, so this thread must not wait for the engine any longer then.
+    fn engine(&self) -> Result<MutexGuard<'_, Engine>> {
+        loop {
+            if let Some(engine) = self.node.engine.try_lock_for(ENGINE_PATIENCE) {
+                return Ok(engine);
+            }
+            let wanted = self.node.followership().as_ref().and_then(Followership::wanted);
+            if wanted.is_none() || wanted != self.leader {
+                bail!("this node does not follow any more");
+            }
         }
     }
 
@@ -302,9 +344,7 @@ impl Link {
                 }
             }
             Action::JoinFailed(error) => {
-                if matches!(error, JoinError::RefusedDataset(_))
-                    && self.node.engine.lock().start_over(&self.node)?
-                {
+                if matches!(error, JoinError::RefusedDataset(_)) && self.engine()?.start_over(&self.node)? {
                     let actions = self.with_machine(|machine, now_ms| machine.follow(now_ms));
                     self.carry_out(actions);
                     return Ok(());
@@ -321,7 +361,7 @@ impl Link {
                 }
                 self.note_down(&why);
             }
-            change => self.node.engine.lock().change_follower_log(&self.node, change)?,
+            change => self.engine()?.change_follower_log(&self.node, change)?,
         }
         Ok(())
     }
@@ -366,7 +406,9 @@ impl Link {
     }
 
     fn receive(&mut self) -> Result<()> {
+        let handing_over = self.node.followership().as_ref().is_none_or(|follows| follows.handover.is_some());
         let stream = self.control.as_mut().context("no control connection")?;
+        stream.set_read_timeout(Some(if handing_over { BRISK_TICK } else { TICK }))?;
         let mut buffer = [0u8; 16 * 1024];
         match stream.read(&mut buffer) {
             Ok(0) => bail!("the leader closed the connection"),
@@ -383,8 +425,14 @@ impl Link {
                     self.published(&part)?;
                     continue;
                 }
-                Some(Body::Handover(answer)) => {
-                    self.handover_granted(&answer);
+                Some(Body::Handover(step)) => {
+                    self.handover(&step);
+                    continue;
+                }
+                Some(Body::Peers(peers)) => {
+                    if let Some(follows) = &mut *self.node.followership() {
+                        follows.peers = peers;
+                    }
                     continue;
                 }
                 _ => {}
@@ -400,30 +448,64 @@ impl Link {
 
     /// Asks the leader to stand down, if the engine wants that and it has not been asked yet.
     fn ask_for_handover(&mut self) {
-        let session = match &mut *self.node.followership() {
+        let (session, request, offered) = match &mut *self.node.followership() {
             Some(Followership { handover: Some(handover), machine, .. }) if !handover.sent => {
                 handover.sent = true;
-                machine.standing().session
+                (machine.standing().session, handover.request(), handover.offered)
             }
             _ => return,
         };
         self.asked = Some(session);
-        if let Err(error) = self.say_handover(session, HandoverStep::Ask) {
+        let ask = control::Handover { request, offered, ..handover_message(session, HandoverStep::Ask) };
+        if let Err(error) = self.act(Action::Send(Body::Handover(ask))) {
             self.lost(&format!("{error:#}"));
         }
     }
 
-    fn say_handover(&mut self, session: u64, step: HandoverStep) -> Result<()> {
-        let message = control::Handover { session, step: step.into(), end_lsn: 0 };
-        self.act(Action::Send(Body::Handover(message)))
+    /// The leader says something about its succession.
+    fn handover(&mut self, said: &control::Handover) {
+        let now_ms = self.node.now().ms;
+        let mut guard = self.node.followership();
+        let Some(follows) = &mut *guard else { return };
+        let session = follows.machine.standing().session;
+        if session != said.session || follows.fenced {
+            return;
+        }
+        match (said.step(), &mut follows.handover) {
+            (HandoverStep::Offer, handover) => *handover = Some(Handover::new(now_ms, true)),
+            (HandoverStep::Grant, Some(handover)) if handover.request() == said.request => {
+                handover.end = Some(Lsn::new(said.end_lsn));
+                if handover.offered {
+                    self.with_engine("take-over", |engine, node| engine.take_over(node));
+                }
+            }
+            (HandoverStep::Refuse, handover) if handover.as_ref().is_some_and(|h| h.offered) => {
+                *handover = None;
+            }
+            (HandoverStep::Refuse, Some(handover)) => handover.refused = true,
+            (HandoverStep::Moved, _) => {
+                let leader = LeaderAddress { host: said.address.clone(), port: said.port as u16 };
+                tracing::info!(%leader, "the leader says that another node has taken over");
+                self.with_engine("moved", move |engine, node| engine.move_to(node, leader));
+            }
+            _ => {}
+        }
     }
 
-    fn handover_granted(&self, answer: &control::Handover) {
-        if let Some(Followership { handover: Some(handover), .. }) = &mut *self.node.followership()
-            && answer.step() == HandoverStep::Grant
-            && self.asked == Some(answer.session)
-        {
-            handover.end = Some(Lsn::new(answer.end_lsn));
+    /// Lets a thread of its own change the role: who does that waits for this one to close the window.
+    fn with_engine(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Engine, &Node) -> Result<()> + Send + 'static,
+    ) {
+        let node = Arc::clone(&self.node);
+        let run = move || {
+            if let Err(error) = change(&mut node.engine.lock(), &node) {
+                tracing::warn!(error = format!("{error:#}"), "the role stays as it was");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            tracing::error!(%error, "no thread for a change of the role");
         }
     }
 
@@ -438,7 +520,7 @@ impl Link {
             return Ok(());
         }
         let payload = std::mem::take(&mut self.published);
-        let mut engine = self.node.engine.lock();
+        let mut engine = self.engine()?;
         let message = engine.message(part.sharded, &part.channel, &payload, Lsn::ZERO);
         engine.publish(&message, None);
         engine.pubsub.wake_others(&self.node, None);
@@ -448,7 +530,7 @@ impl Link {
     /// Whoever ends the followership from here on waits until this window is closed.
     fn claim_window(&self) -> Result<(OpenWindow, Arc<LogMap>)> {
         match &*self.node.followership() {
-            Some(follows) if Some(&follows.leader) == self.leader.as_ref() => {
+            Some(follows) if !follows.fenced && Some(&follows.leader) == self.leader.as_ref() => {
                 Ok((OpenWindow::new(&self.node), Arc::clone(&follows.log)))
             }
             _ => bail!("this node does not follow any more"),
@@ -457,7 +539,7 @@ impl Link {
 
     fn open_window(&mut self, session: u64, fabric: FabricKind) -> Result<()> {
         let leader = self.leader.clone().context("nobody to follow")?;
-        self.node.engine.lock().joined();
+        self.engine()?.joined();
         self.close_window();
         let (open, log) = self.claim_window()?;
         let node = Arc::clone(&self.node);
@@ -493,7 +575,7 @@ impl Link {
             follows.basis = basis;
             no_better = follows.machine.standing().fabric_reason;
         }
-        self.node.engine.lock().note_link(&self.node);
+        self.engine()?.note_link(&self.node);
         self.complaints.forget();
         tracing::info!(
             leader = %self.name(),
@@ -527,6 +609,10 @@ impl Link {
             window.close(&self.node);
         }
     }
+}
+
+fn handover_message(session: u64, step: HandoverStep) -> control::Handover {
+    control::Handover { session, step: step.into(), ..control::Handover::default() }
 }
 
 /// Takes note of what has come into the window, and says what to answer.

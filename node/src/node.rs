@@ -61,6 +61,13 @@ impl WorkerHandle {
         self.waker.wake();
     }
 
+    /// There is something to be said on a control channel that it owns.
+    pub fn speak(&self) {
+        if !self.speak.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
     /// Takes everything from the inbox.
     pub fn take(&self) -> Vec<Message> {
         std::mem::take(&mut self.inbox.lock())
@@ -73,6 +80,8 @@ struct Pause {
     active: AtomicBool,
     until_ms: AtomicU64,
     writes_only: AtomicBool,
+    /// Writes wait for the end of a handover, whatever CLIENT PAUSE says.
+    handover: AtomicBool,
 }
 
 /// Lets a background thread sleep until there is work.
@@ -364,22 +373,37 @@ impl Node {
         self.wake_workers();
     }
 
-    /// Whether a CLIENT PAUSE may be in force.
+    /// Writes wait for the end of a handover, or do so no longer. Whoever has been waiting is found by its worker, which tries
+    /// again by itself.
+    pub fn pause_for_handover(&self, pauses: bool) {
+        self.pause.handover.store(pauses, Ordering::Release);
+    }
+
+    /// Whether commands may have to wait: for the end of a CLIENT PAUSE or of a handover.
     pub fn pausing(&self) -> bool {
-        self.pause.active.load(Ordering::Relaxed)
+        self.pause.active.load(Ordering::Relaxed) || self.pause.handover.load(Ordering::Relaxed)
     }
 
     /// Whether the pause in force applies to this command.
     pub fn pauses(&self, spec: &Command, now: Now, session: &Session) -> bool {
-        if !self.pausing() || session.client.kind() == ClientKind::Replica {
+        if session.client.kind() == ClientKind::Replica {
             return false;
         }
-        if now.ms >= self.pause.until_ms.load(Ordering::Relaxed) {
+        let active = self.pause.active.load(Ordering::Acquire);
+        let over = active && now.ms >= self.pause.until_ms.load(Ordering::Relaxed);
+        if over {
             self.pause.active.store(false, Ordering::Release);
-            return false;
         }
-        let writes = spec.flags.has(flag::WRITE) || matches!(spec.name, "exec" | "publish" | "spublish");
-        writes || (!self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client")
+        let paused = active && !over;
+        if paused && !self.pause.writes_only.load(Ordering::Relaxed) && spec.name != "client" {
+            return true;
+        }
+        let queued = || session.multi.iter().flat_map(|multi| &multi.queued).map(|queued| queued.entry.spec);
+        let any = |is: fn(&Command) -> bool| is(spec) || (spec.name == "exec" && queued().any(is));
+        // What is published is in no log, so a handover does not concern it; Sentinel publishes to stay in touch.
+        let handover = self.pause.handover.load(Ordering::Acquire);
+        let writes = (paused || handover) && any(|spec| spec.flags.has(flag::WRITE));
+        writes || (paused && any(|spec| matches!(spec.name, "publish" | "spublish")))
     }
 
     /// Seconds since the start.

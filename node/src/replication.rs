@@ -15,7 +15,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::lsn::Lsn;
@@ -55,6 +54,8 @@ struct Session {
     ready: bool,
     window: Option<Attached>,
     node_id: Vec<u8>,
+    /// What it was last told of its peers.
+    peers_told: Option<control::Peers>,
     /// How it can be reached by rdma, if it can.
     rdma: Option<FabricOffer>,
     trial: Trial,
@@ -115,6 +116,8 @@ impl std::fmt::Debug for Attached {
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_id: HashMap<FollowerId, Session>,
+    /// All followers of this reign, also those that went: any of them may hold what a failover must not lose.
+    known: Vec<control::PeerAddress>,
     done: Vec<Completion>,
     /// Published messages not yet passed on: those of this turn, and those that wait for a commit.
     published: VecDeque<Arc<Message>>,
@@ -257,6 +260,37 @@ impl Sessions {
         }
     }
 
+    /// As [`Sessions::say`], without waiting for the next heartbeat.
+    pub fn say_at_once(&mut self, node: &Node, id: FollowerId, body: Body) {
+        self.say(id, body);
+        if let Some(session) = self.by_id.get(&id) {
+            node.workers[session.worker].speak();
+        }
+    }
+
+    /// Tells every follower who the others are, if that has changed since it was last told. To be called ten times a second.
+    pub fn introduce(&mut self, node: &Node, leader: &Leader) {
+        for follower in leader.followers() {
+            let peer = control::PeerAddress { host: follower.address.clone(), port: follower.port.into() };
+            if !self.known.contains(&peer) {
+                self.known.push(peer);
+            }
+        }
+        let peers = control::Peers {
+            followers: self.known.clone(),
+            sync_followers: leader.config().sync_followers as u32,
+        };
+        let untold = |session: &Session| session.ready && session.peers_told.as_ref() != Some(&peers);
+        let untold: Vec<FollowerId> =
+            self.by_id.iter().filter(|(_, session)| untold(session)).map(|(&id, _)| id).collect();
+        for id in untold {
+            self.say_at_once(node, id, Body::Peers(peers.clone()));
+            if let Some(session) = self.by_id.get_mut(&id) {
+                session.peers_told = Some(peers.clone());
+            }
+        }
+    }
+
     /// Takes what is to be sent on a control channel; `None` when the session is over. Published messages stay while
     /// `congested`: the channel still has to send others.
     pub fn take_outbox(&mut self, id: FollowerId, congested: bool) -> Option<Vec<u8>> {
@@ -301,10 +335,7 @@ impl Sessions {
                     continue;
                 }
                 session.published.extend_from_slice(&bytes);
-                let worker = &node.workers[session.worker];
-                if !worker.speak.swap(true, Ordering::AcqRel) {
-                    worker.waker.wake();
-                }
+                node.workers[session.worker].speak();
             }
         }
     }
@@ -381,6 +412,7 @@ impl Session {
             ready: false,
             window: None,
             node_id: hello.node_id.clone(),
+            peers_told: None,
             rdma: hello.fabrics.iter().find(offered).cloned(),
             trial: Trial::None,
             waits: None,
@@ -543,15 +575,24 @@ impl ControlPeer {
                     HandoverStep::Ask => {
                         let successor = self.follower.clone().context("no session was begun")?;
                         let id = FollowerId::new(step.session);
-                        let end_lsn = engine.stand_down(now, id, successor)?.get();
-                        let grant = HandoverStep::Grant.into();
-                        control::encode(
-                            Body::Handover(control::Handover { session: step.session, step: grant, end_lsn }),
-                            out,
-                        );
+                        let end = engine.stand_down(node, now, id, successor, step.offered)?;
+                        let answer = if end.is_some() { HandoverStep::Grant } else { HandoverStep::Refuse };
+                        let answer = control::Handover {
+                            session: step.session,
+                            step: answer.into(),
+                            end_lsn: end.unwrap_or_default().get(),
+                            request: step.request,
+                            ..control::Handover::default()
+                        };
+                        control::encode(Body::Handover(answer), out);
                     }
                     HandoverStep::Taken => engine.handed_over(node, now, FollowerId::new(step.session))?,
-                    HandoverStep::Grant | HandoverStep::Unknown => {}
+                    // What a leader says.
+                    HandoverStep::Offer
+                    | HandoverStep::Grant
+                    | HandoverStep::Refuse
+                    | HandoverStep::Moved => {}
+                    HandoverStep::Unknown => {}
                 },
                 Some(Body::Goodbye(goodbye)) => bail!("the follower ends the session: {}", goodbye.reason),
                 _ => {}
@@ -570,6 +611,16 @@ impl ControlPeer {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let config = node.config();
+        if let Some(leader) = engine.moved_to(node) {
+            let moved = control::Handover {
+                step: HandoverStep::Moved.into(),
+                address: leader.host,
+                port: leader.port.into(),
+                ..control::Handover::default()
+            };
+            control::encode(Body::Handover(moved), out);
+            return Ok(());
+        }
         let Some((leader, sessions)) = engine.leading() else {
             let text =
                 "this node is a follower itself; followers of followers are not supported, follow the leader";

@@ -83,6 +83,11 @@ impl Watches {
         }
     }
 
+    /// Breaks every watch: what has happened to the keys is not known.
+    pub fn break_all(&self) {
+        self.by_key.values().flatten().for_each(break_watch);
+    }
+
     fn break_where(&self, concerns: impl Fn(usize) -> bool, exists: impl Fn(usize, &[u8]) -> bool) {
         for ((db, key), watchers) in &self.by_key {
             if concerns(*db) {

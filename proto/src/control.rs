@@ -24,7 +24,7 @@ pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// The message; `None` when a newer peer sent a kind that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18")]
     pub body: Option<Body>,
 }
 
@@ -61,6 +61,9 @@ pub enum Body {
     /// Either way: a planned change of the leader.
     #[prost(message, tag = "17")]
     Handover(Handover),
+    /// Leader to follower: who else follows, so that a failover finds everybody although the leader is gone.
+    #[prost(message, tag = "18")]
+    Peers(Peers),
 }
 
 /// One reign in an epoch history.
@@ -331,10 +334,16 @@ pub enum HandoverStep {
     Grant = 2,
     /// Follower to leader: I have been promoted.
     Taken = 3,
+    /// Leader to follower: you hold all of my log; ask me to stand down, and take over.
+    Offer = 4,
+    /// Leader to follower: I stand down for somebody else already; do not take over.
+    Refuse = 5,
+    /// Former leader to a follower that wants to join: somebody else has taken over; follow `address`, `port`.
+    Moved = 6,
 }
 
 /// One step of a planned change of the leader.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub struct Handover {
     /// The session.
     #[prost(fixed64, tag = "1")]
@@ -342,9 +351,43 @@ pub struct Handover {
     /// Which step.
     #[prost(enumeration = "HandoverStep", tag = "2")]
     pub step: i32,
-    /// Grant: where the leader's log ends.
+    /// Grant: where the leader's log ends, or 0 if the follower is to take over with what it has.
     #[prost(fixed64, tag = "3")]
     pub end_lsn: u64,
+    /// Moved: the new leader's host.
+    #[prost(string, tag = "4")]
+    pub address: String,
+    /// Moved: its port.
+    #[prost(uint32, tag = "5")]
+    pub port: u32,
+    /// Ask: the follower's number for this request. Grant: the number of the request that is granted.
+    #[prost(uint64, tag = "6")]
+    pub request: u64,
+    /// Ask: the leader has offered its place.
+    #[prost(bool, tag = "7")]
+    pub offered: bool,
+}
+
+/// All followers of a leader, as clients reach them, and on how many of them a write is durable before it is acknowledged.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Peers {
+    /// The followers.
+    #[prost(message, repeated, tag = "1")]
+    pub followers: Vec<PeerAddress>,
+    /// The leader's `sync-followers`.
+    #[prost(uint32, tag = "2")]
+    pub sync_followers: u32,
+}
+
+/// Where clients reach a node.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PeerAddress {
+    /// Its host.
+    #[prost(string, tag = "1")]
+    pub host: String,
+    /// Its port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
 }
 
 /// A message from a client to those who subscribe to a channel, or a part of one. It is no part of the log: it may be lost, and

@@ -19,6 +19,7 @@ pub mod logs;
 pub mod mount;
 pub mod pair;
 pub mod seed;
+pub mod sentinel;
 pub mod server;
 pub mod sim;
 pub mod wait;

@@ -62,12 +62,17 @@ impl Load {
     /// Starts `writers` connections to `port`. `round` sets the writers of one round apart from those of an earlier one: their
     /// counts are larger, their counters other ones.
     pub fn start(port: u16, writers: u64, round: u64) -> Self {
+        Self::roaming(&[port], writers, round)
+    }
+
+    /// As [`Load::start`], for writers that go on at another port where they are told `-READONLY`, as clients do.
+    pub fn roaming(ports: &[u16], writers: u64, round: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let writers = (0..writers)
             .map(|number| {
                 let writer = Writer {
-                    port,
+                    ports: ports.to_vec(),
                     number,
                     round,
                     generation: 0,
@@ -211,7 +216,8 @@ fn read_count(client: &mut Client, args: &[&str]) -> Result<u64, String> {
 }
 
 struct Writer {
-    port: u16,
+    /// Where to write; if there are several, the first one that takes writes.
+    ports: Vec<u16>,
     number: u64,
     round: u64,
     generation: u64,
@@ -227,7 +233,14 @@ impl Writer {
     /// how a node answers a write of which it cannot say whether it will last.
     fn run(mut self) -> Ledger {
         while !self.stop.load(Ordering::Relaxed) {
-            let Ok(client) = Client::connect(self.port) else { break };
+            let Ok(client) = Client::connect(self.ports[0]) else {
+                if self.ports.len() == 1 {
+                    break;
+                }
+                self.ports.rotate_left(1);
+                std::thread::sleep(REST);
+                continue;
+            };
             if let Err(error) = self.write_on(client) {
                 *self.ledger.errors.entry(format!("connection: {}", error.kind())).or_default() += 1;
                 // Whether an unanswered increment happened is unknown.
@@ -269,6 +282,10 @@ impl Writer {
                 Some(text) => {
                     self.refused(&cell, &text);
                     std::thread::sleep(REST);
+                    if text.contains("READONLY") && self.ports.len() > 1 {
+                        self.ports.rotate_left(1);
+                        return Ok(());
+                    }
                 }
             }
         }

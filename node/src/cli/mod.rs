@@ -12,8 +12,10 @@ macro_rules! say {
 }
 
 mod advice;
+mod client;
 mod daemon;
 mod demo;
+mod group;
 pub mod log;
 mod pool;
 mod serve;
@@ -42,6 +44,24 @@ enum Command {
     Serve(ServeArguments),
     /// Watch writes survive the death of a leader, on this machine, in a few seconds.
     Demo(demo::DemoArguments),
+    /// Give a group another leader.
+    ///
+    /// While the leader answers, it hands over: clients see a pause, and nothing is lost. Otherwise the followers that answer are
+    /// taken away from it, and the most advanced one is promoted.
+    #[command(after_help = group::EXIT_CODES)]
+    Failover(group::FailoverArguments),
+    /// Show the nodes of a group and who follows whom.
+    #[command(after_help = group::EXIT_CODES)]
+    Topology(group::ShowArguments),
+    /// Say whether a group is well, and if not, why.
+    #[command(after_help = group::EXIT_CODES)]
+    Status(group::ShowArguments),
+    /// Show the reigns that the nodes' logs have seen.
+    #[command(after_help = group::EXIT_CODES)]
+    History(group::ShowArguments),
+    /// Show how far each follower is behind its leader.
+    #[command(after_help = group::EXIT_CODES)]
+    Lag(group::ShowArguments),
     /// Look at a pool that no node is using.
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -108,6 +128,11 @@ pub fn run() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(&arguments.directives),
         Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Failover(arguments) => group::failover(&arguments),
+        Command::Topology(arguments) => group::topology(&arguments),
+        Command::Status(arguments) => group::status(&arguments),
+        Command::History(arguments) => group::history(&arguments),
+        Command::Lag(arguments) => group::lag(&arguments),
         Command::Pool(PoolCommand::Inspect(arguments)) => pool::inspect(&arguments),
         Command::Pool(PoolCommand::Verify(arguments)) => pool::verify(&arguments),
         Command::Version => {

@@ -137,10 +137,11 @@ enum Run {
 /// Not for clients, and so not told by COMMAND.
 const REPLICATION_GROUP: &str = "farkeep";
 
-/// The commands by which a follower turns a connection into its own.
+/// The commands by which a follower turns a connection into its own, and by which a failover fences one.
 static REPLICATION: &[(Command, NodeFn)] = &[
     (internal("farkeep.replicate", 1), replication::replicate),
     (internal("farkeep.window", 2), replication::window),
+    (internal("farkeep.fence", 1), replication::fence),
 ];
 
 const fn internal(name: &'static str, arity: i32) -> Command {
@@ -174,6 +175,8 @@ fn node_function(name: &str) -> Option<NodeFn> {
         "discard" => transactions::discard,
         "echo" => connection::echo,
         "exec" => transactions::exec,
+        "failover" => replication::failover,
+        "farkeep.fence" => replication::fence,
         "farkeep.replicate" => replication::replicate,
         "farkeep.window" => replication::window,
         "hello" => connection::hello,

@@ -4,6 +4,7 @@ use farkeep_proto::number::parse_i64;
 use farkeep_proto::resp::Encoder;
 
 use super::{Call, Flow};
+use crate::engine::Order;
 use crate::replication::{ControlPeer, LeaderAddress};
 use crate::worker::connection::{Blocked, Queued, WaitFor};
 
@@ -47,6 +48,10 @@ pub fn role(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
 
 /// REPLICAOF host port | NO ONE
 pub fn replicaof(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    if call.engine.fails_over() {
+        call.error("ERR REPLICAOF not allowed while failing over.");
+        return Flow::Continue;
+    }
     if argv[1].eq_ignore_ascii_case(b"no") && argv[2].eq_ignore_ascii_case(b"one") {
         match call.engine.promote(call.node) {
             Ok(()) => call.reply().simple("OK"),
@@ -70,6 +75,92 @@ pub fn replicaof(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     match call.engine.follow(call.node, leader) {
         Ok(()) => call.reply().simple("OK"),
         Err(error) => call.error(&format!("ERR cannot follow: {error:#}")),
+    }
+    Flow::Continue
+}
+
+/// FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]
+pub fn failover(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    match failover_request(call, argv).and_then(|request| match request {
+        None => call.engine.abort_failover(call.node),
+        Some(order) => {
+            call.engine.fail_over(call.node, call.now, order);
+            Ok(())
+        }
+    }) {
+        Ok(()) => call.reply().simple("OK"),
+        Err(text) => call.error(text),
+    }
+    Flow::Continue
+}
+
+/// What is asked for, checked in Redis's order and refused in its words; `None` is ABORT.
+fn failover_request(call: &Call<'_>, argv: &[&[u8]]) -> Result<Option<Order>, &'static str> {
+    const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+    const SYNTAX: &str = "ERR syntax error";
+    let (mut target, mut timeout_ms, mut force) = (None, None, false);
+    let mut words = argv[1..].iter();
+    while let Some(word) = words.next() {
+        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        let rest = words.as_slice();
+        if is("timeout") && !rest.is_empty() && timeout_ms.is_none() {
+            let ms = parse_i64(rest[0]).ok_or(NOT_AN_INTEGER)?;
+            if ms <= 0 {
+                return Err("ERR FAILOVER timeout must be greater than 0");
+            }
+            timeout_ms = Some(ms as u64);
+            words.next();
+        } else if is("to") && rest.len() >= 2 && target.is_none() {
+            let port = parse_i64(rest[1]).ok_or(NOT_AN_INTEGER)?;
+            target = Some((String::from_utf8_lossy(rest[0]).into_owned(), port));
+            words.nth(1);
+        } else if is("abort") && argv.len() == 2 {
+            return Ok(None);
+        } else if is("force") && !force {
+            force = true;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    if call.engine.fails_over() {
+        return Err("ERR FAILOVER already in progress.");
+    }
+    let Some(followers) = call.engine.follower_addresses() else {
+        return Err("ERR FAILOVER is not valid when server is a replica.");
+    };
+    if followers.is_empty() {
+        return Err("ERR FAILOVER requires connected replicas.");
+    }
+    if force && (timeout_ms.is_none() || target.is_none()) {
+        return Err("ERR FAILOVER with force option requires both a timeout and target HOST and IP.");
+    }
+    let target = match target {
+        None => None,
+        Some((host, port)) => {
+            let found = followers
+                .into_iter()
+                .find(|(address, _)| address.host == host && i64::from(address.port) == port);
+            match found {
+                None => return Err("ERR FAILOVER target HOST and PORT is not a replica."),
+                Some((_, false)) => return Err("ERR FAILOVER target replica is not online."),
+                Some((address, true)) => Some(address),
+            }
+        }
+    };
+    let deadline_ms = timeout_ms.map(|ms| call.now.ms.saturating_add(ms));
+    Ok(Some(Order { target, force, deadline_ms }))
+}
+
+/// FARKEEP.FENCE: epoch and end of the log of a follower that its leader gets nothing out of any more.
+pub fn fence(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
+    match call.engine.fence(call.node) {
+        Ok((epoch, durable)) => {
+            let mut reply = call.reply();
+            reply.array(2);
+            reply.int(i64::from(epoch.get()));
+            reply.int(durable.get() as i64);
+        }
+        Err(error) => call.error(&format!("ERR cannot fence: {error:#}")),
     }
     Flow::Continue
 }

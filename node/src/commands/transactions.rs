@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use farkeep_keystore::command::table::flag;
 
 use super::{Call, Entry, Flow};
+use crate::engine::Succession;
 use crate::worker::connection::{Multi, Obstacle, Queued};
 
 /// Whether a command runs at once although a MULTI is open.
@@ -98,10 +99,18 @@ pub fn exec(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
         return Flow::Continue;
     }
     let Some(multi) = &call.session.multi else { return Flow::Continue };
-    if multi.queued.iter().any(super::replication::is_promotion)
-        && call.engine.awaits_handover(call.node, call.now)
-    {
-        return Flow::Stall(Obstacle::Handover);
+    if multi.queued.iter().any(super::replication::is_promotion) {
+        match call.engine.succession(call.node, call.now) {
+            Succession::Open => {}
+            Succession::Waits => return Flow::Stall(Obstacle::Handover),
+            Succession::Refused => {
+                end(call);
+                call.error(
+                    "EXECABORT Transaction discarded because of: the leader hands over to another node",
+                );
+                return Flow::Continue;
+            }
+        }
     }
     let Some(multi) = &call.session.multi else { return Flow::Continue };
     let writes = multi.queued.iter().any(|queued| queued.entry.spec.flags.has(flag::WRITE));

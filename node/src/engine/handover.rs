@@ -1,25 +1,39 @@
-//! Taking over from a leader that is still there.
+//! Changing the leader while it is there.
 //!
-//! Sentinel's manual failover promotes a follower while its leader goes on: with two followers and `sync-followers 1`, leader
-//! and the other follower can acknowledge writes that the promoted one does not have. So a follower that is promoted inside a
-//! transaction, as only Sentinel does it, first asks its leader to stand down. The leader takes no write from then on and says
-//! where its log ends; the follower waits until it holds all of that, is promoted, and tells the leader, which becomes its
-//! follower at once. Nothing acknowledged is lost, and nobody but the two had to be asked.
+//! There are two occasions and one mechanism. The leader begins, told to by FAILOVER: writes wait, and as soon as a follower holds
+//! the whole log and all of it is committed, it is *offered* the place. Or a follower begins, told to by Sentinel, which
+//! promotes inside a transaction. Either way the follower *asks* the leader to stand down, and the leader *grants* that and says
+//! where its log ends. The follower waits until it holds all of that, is promoted, and says that it has *taken* over. The former
+//! leader follows it at once, and its other followers, which come back to it, it tells where the leader has *moved*. Nothing acknowledged is lost, although
+//! with more followers than `sync-followers` leader and others could have gone on without the promoted one.
 //!
-//! A leader that does not answer in [`ANSWER_LIMIT_MS`] is taken for dead, and the promotion is one like any other. A leader
-//! that stood down and hears no more of it leads on after [`STAND_DOWN_MS`]. Nothing on the way is persistent: who crashes
-//! meanwhile is what it was before. Only the outcome is: the former leader writes whom it follows into its configuration file.
+//! A client sees a pause. Whatever writes waits, on the former leader until its link to the new one is up, on the new one until
+//! it has the followers that an acknowledgement takes. What waited on the former leader is then refused with `-READONLY`, as in
+//! Redis, and finds a leader that takes it.
+//!
+//! # What can go wrong
+//!
+//! An offer binds nobody: one that is not answered in [`OFFER_LIMIT_MS`] is void, because the follower takes over only upon a grant, and
+//! a grant comes only upon a request. A grant binds the leader for [`STAND_DOWN_MS`], and is of use to the follower only for
+//! [`ANSWER_LIMIT_MS`] + [`ARRIVAL_LIMIT_MS`] from its own request on, which came before the grant: however long either of them is
+//! stopped meanwhile, the follower does not take over once the leader has begun to lead on. While a grant is out there is no other, whoever asks.
+//!
+//! A leader that a follower asks and that does not answer in [`ANSWER_LIMIT_MS`] is taken for dead, and the promotion is one like any
+//! other. Nothing on the way is persistent: who crashes meanwhile is what it was before. Only the outcome is: everyone writes whom it
+//! follows into its configuration file.
 //!
 //! A lone `REPLICAOF NO ONE` asks nobody: who wants to detach a follower does not want to stop its leader.
 
 use anyhow::{Context, Result, bail};
 use farkeep_core::heap::RedoSink;
-use farkeep_core::lsn::Lsn;
-use farkeep_leader::FollowerId;
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_core::recover;
+use farkeep_leader::{FollowerEntry, FollowerId, FollowerState};
+use farkeep_proto::control::{self, Body, HandoverStep};
 
 use super::Engine;
 use super::report::LinkState;
-use super::role::Role;
+use super::role::{Leading, Role, WINDOW_CLOSE_LIMIT};
 use crate::config;
 use crate::node::Node;
 use crate::replication::LeaderAddress;
@@ -31,8 +45,13 @@ const ANSWER_LIMIT_MS: u64 = 500;
 const ARRIVAL_LIMIT_MS: u64 = 3000;
 /// A request that nobody has looked at for so long belongs to an earlier attempt.
 const FORGOTTEN_MS: u64 = 300;
+/// How long a follower may take to answer an offer.
+const OFFER_LIMIT_MS: u64 = 500;
 /// How long a leader stands down for a follower that does not take over. Longer than the follower waits.
 const STAND_DOWN_MS: u64 = 5000;
+/// How long writes wait on a former leader for its link to the new one, and on a new leader for its followers. After that they
+/// are answered as they are at any other time.
+const SETTLE_LIMIT_MS: u64 = 3000;
 
 /// A follower's request to its leader to stand down.
 #[derive(Debug)]
@@ -41,100 +60,401 @@ pub struct Handover {
     looked_at_ms: u64,
     /// The link has sent it.
     pub sent: bool,
+    /// The leader has offered its place: this node takes it as soon as that is granted.
+    pub offered: bool,
     /// Where the leader's log ends, once it has said so.
     pub end: Option<Lsn>,
+    /// The leader stands down for somebody else.
+    pub refused: bool,
 }
 
-/// For whom a leader has stood down.
+impl Handover {
+    /// Its number: what is granted must be this request and none before it, since what it is good for is counted from here on.
+    pub fn request(&self) -> u64 {
+        self.asked_at_ms
+    }
+
+    /// A request that is to be sent.
+    pub fn new(now_ms: u64, offered: bool) -> Self {
+        Self { asked_at_ms: now_ms, looked_at_ms: now_ms, sent: false, offered, end: None, refused: false }
+    }
+}
+
+/// Whether a follower may be promoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// Now.
+    Open,
+    /// The leader has yet to hand over.
+    Waits,
+    /// Not at all: the leader hands over to somebody else.
+    Refused,
+}
+
+/// What FAILOVER asks for.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Who is to take over; whoever is first to hold the whole log if `None`.
+    pub target: Option<LeaderAddress>,
+    /// When time is up, the target takes over with what it has.
+    pub force: bool,
+    /// When time is up, in the node's ms.
+    pub deadline_ms: Option<u64>,
+}
+
+/// A change of the leader that is under way. As long as there is one, writes wait.
 #[derive(Debug)]
-pub(super) struct StoodDown {
-    /// The session in which it was asked to.
-    id: FollowerId,
-    /// Whom to follow once that one has taken over.
-    successor: LeaderAddress,
-    /// It leads on from then on, in the node's ms.
-    until_ms: u64,
+pub(super) struct HandingOver {
+    /// FAILOVER's wishes; `None` if a follower began.
+    order: Option<Order>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone)]
+enum Stage {
+    /// The leader: for a follower to hold the whole log.
+    WaitingForSync,
+    /// The leader: for the follower's answer.
+    Offered { id: FollowerId, forced: bool, until_ms: u64 },
+    /// The leader: for the follower to take over. It leads on from `until_ms` on.
+    Granted { id: FollowerId, successor: LeaderAddress, until_ms: u64 },
+    /// The former leader: for its link to the new one.
+    Following { until_ms: u64 },
+    /// The new leader: for its followers.
+    Gathering { until_ms: u64 },
 }
 
 impl Engine {
+    /// `master_failover_state`.
+    pub fn failover_state(&self) -> &'static str {
+        match &self.handing_over {
+            Some(HandingOver { order: Some(_), stage: Stage::WaitingForSync }) => "waiting-for-sync",
+            Some(HandingOver { order: Some(_), .. }) => "failover-in-progress",
+            _ => "no-failover",
+        }
+    }
+
+    /// Whether this node gives its place away because FAILOVER says so.
+    pub fn fails_over(&self) -> bool {
+        matches!(&self.handing_over, Some(HandingOver { order: Some(_), .. }))
+    }
+
+    /// FAILOVER: writes wait from here on.
+    pub fn fail_over(&mut self, node: &Node, now: Now, order: Order) {
+        tracing::info!(target = order.target.as_ref().map(tracing::field::display), "FAILOVER requested");
+        self.hand_over(node, Some(order), Stage::WaitingForSync);
+        self.advance_handover(node, now);
+    }
+
+    /// FAILOVER ABORT.
+    ///
+    /// # Errors
+    /// When there is nothing to abort, or the follower may have taken over already.
+    pub fn abort_failover(&mut self, node: &Node) -> Result<(), &'static str> {
+        match &self.handing_over {
+            Some(HandingOver { order: Some(_), stage: Stage::WaitingForSync | Stage::Offered { .. } }) => {
+                tracing::info!("FAILOVER aborted");
+                self.end_handover(node);
+                Ok(())
+            }
+            Some(HandingOver { order: Some(_), .. }) => {
+                Err("ERR The failover can not be aborted any more: the target may have taken over already.")
+            }
+            _ => Err("ERR No failover in progress."),
+        }
+    }
+
+    fn hand_over(&mut self, node: &Node, order: Option<Order>, stage: Stage) {
+        self.handing_over = Some(HandingOver { order, stage });
+        node.pause_for_handover(true);
+    }
+
+    /// Writes need not wait any more.
+    pub(super) fn end_handover(&mut self, node: &Node) {
+        if self.handing_over.take().is_some() {
+            node.pause_for_handover(false);
+            node.wake_workers();
+        }
+    }
+
+    fn lead_on(&mut self, node: &Node, why: &str) {
+        tracing::warn!(why, "the handover comes to nothing; this leader leads on");
+        self.end_handover(node);
+    }
+
+    /// Takes the next step of a change that is under way. To be called at the end of every turn, and as time passes.
+    pub(super) fn advance_handover(&mut self, node: &Node, now: Now) {
+        let Some(HandingOver { order, stage }) = &self.handing_over else { return };
+        match (stage, &self.role) {
+            (Stage::WaitingForSync, Role::Leader(_)) => {
+                if let Some(order) = order.clone() {
+                    self.offer_when_in_sync(node, now, &order);
+                }
+            }
+            (Stage::Offered { id, forced, until_ms }, Role::Leader(leading)) => {
+                let there = leading.machine.follower(*id).is_some();
+                if *forced && now.ms >= *until_ms {
+                    self.lead_on(node, "the target does not answer");
+                } else if !there || now.ms >= *until_ms {
+                    let order = order.clone();
+                    self.hand_over(node, order, Stage::WaitingForSync);
+                }
+            }
+            (Stage::Granted { until_ms, .. }, Role::Leader(_)) => {
+                if now.ms >= *until_ms {
+                    self.lead_on(node, "the follower for which this leader stood down did not take over");
+                }
+            }
+            (Stage::Following { until_ms }, Role::Follower(_)) => {
+                if now.ms >= *until_ms {
+                    tracing::warn!("the link to the new leader is not up yet; writes wait no longer");
+                    self.end_handover(node);
+                }
+            }
+            (Stage::Gathering { until_ms }, Role::Leader(leading)) => {
+                if leading.machine.can_write().is_ok() || now.ms >= *until_ms {
+                    self.end_handover(node);
+                }
+            }
+            // Somebody has changed the role by other means.
+            _ => self.end_handover(node),
+        }
+    }
+
+    fn offer_when_in_sync(&mut self, node: &Node, now: Now, order: &Order) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        let late = order.deadline_ms.is_some_and(|deadline| now.ms >= deadline);
+        let Some((id, forced)) = leading.successor(order, late) else {
+            if late {
+                self.lead_on(node, "no follower held the whole log in time");
+            }
+            return;
+        };
+        let offer = control::Handover {
+            session: id.session(),
+            step: HandoverStep::Offer.into(),
+            end_lsn: leading.machine.appended().get(),
+            ..control::Handover::default()
+        };
+        leading.sessions.say_at_once(node, id, Body::Handover(offer));
+        let stage = Stage::Offered { id, forced, until_ms: now.ms + OFFER_LIMIT_MS };
+        self.hand_over(node, Some(order.clone()), stage);
+    }
+
     /// Whether a promotion has to wait for the leader to hand over; asks it to when called first.
-    pub fn awaits_handover(&self, node: &Node, now: Now) -> bool {
+    pub fn succession(&self, node: &Node, now: Now) -> Succession {
         if self.is_leader() {
-            return false;
+            return Succession::Open;
         }
         let mut guard = node.followership();
-        let Some(follows) = &mut *guard else { return false };
+        let Some(follows) = &mut *guard else { return Succession::Open };
         if self.link_state(node, follows) != LinkState::Up {
-            return false;
+            return Succession::Open;
         }
         let durable = follows.machine.progress().durable;
         match &mut follows.handover {
             Some(handover) if now.ms < handover.looked_at_ms + FORGOTTEN_MS => {
                 handover.looked_at_ms = now.ms;
                 let waited_ms = now.ms.saturating_sub(handover.asked_at_ms);
-                match handover.end {
+                let waits = match handover.end {
                     None => waited_ms < ANSWER_LIMIT_MS,
                     Some(end) => durable < end && waited_ms < ARRIVAL_LIMIT_MS,
+                };
+                match waits {
+                    _ if handover.refused => {
+                        follows.handover = None;
+                        Succession::Refused
+                    }
+                    true => Succession::Waits,
+                    false => Succession::Open,
                 }
             }
             handover => {
-                *handover =
-                    Some(Handover { asked_at_ms: now.ms, looked_at_ms: now.ms, sent: false, end: None });
+                *handover = Some(Handover::new(now.ms, false));
                 node.link.raise();
-                true
+                Succession::Waits
             }
         }
     }
 
-    /// A follower asks this leader to stand down: no write is taken any more. Returns the end of the log.
+    /// A follower asks this leader to stand down. If it does, no write is executed any more, and the end of the log is returned: what the
+    /// follower must hold. `None` if it does not: for somebody else it does already, or what it had `offered` is void by now.
     ///
     /// # Errors
     /// When this node does not lead.
-    pub fn stand_down(&mut self, now: Now, id: FollowerId, successor: LeaderAddress) -> Result<Lsn> {
-        let Role::Leader(leading) = &mut self.role else { bail!("this node is not the leader") };
+    pub fn stand_down(
+        &mut self,
+        node: &Node,
+        now: Now,
+        id: FollowerId,
+        successor: LeaderAddress,
+        offered: bool,
+    ) -> Result<Option<Lsn>> {
+        let Role::Leader(leading) = &self.role else { bail!("this node is not the leader") };
         let end = leading.appender.appended();
+        let (order, end) = match &self.handing_over {
+            None | Some(HandingOver { stage: Stage::Gathering { .. }, .. }) if !offered => (None, end),
+            Some(HandingOver { order, stage: Stage::Offered { id: target, forced, .. } })
+                if *target == id =>
+            {
+                (order.clone(), if *forced { Lsn::ZERO } else { end })
+            }
+            // It asks again: its first attempt was given up.
+            Some(HandingOver { order, stage: Stage::Granted { id: granted, .. } }) if *granted == id => {
+                (order.clone(), end)
+            }
+            _ => {
+                tracing::warn!(follower = %successor, offered, "a follower may not take over now");
+                return Ok(None);
+            }
+        };
         tracing::info!(follower = %successor, %end, "standing down for a follower that is to be promoted");
-        leading.stood_down = Some(StoodDown { id, successor, until_ms: now.ms + STAND_DOWN_MS });
-        Ok(end)
-    }
-
-    /// Leads on if the follower for which this leader stood down has not taken over in time.
-    pub(super) fn stand_up(&mut self, now: Now) {
-        if let Role::Leader(leading) = &mut self.role
-            && leading.stood_down.as_ref().is_some_and(|stood_down| now.ms >= stood_down.until_ms)
-        {
-            leading.stood_down = None;
-            tracing::warn!("the follower for which this leader stood down did not take over; leading on");
-        }
+        self.hand_over(node, order, Stage::Granted { id, successor, until_ms: now.ms + STAND_DOWN_MS });
+        Ok(Some(end))
     }
 
     /// Whether this leader has stood down for a follower and not heard whether that took over.
     pub fn stands_down(&self) -> bool {
-        matches!(&self.role, Role::Leader(leading) if leading.stood_down.is_some())
+        matches!(&self.handing_over, Some(HandingOver { stage: Stage::Granted { .. }, .. }))
     }
 
-    /// The follower has taken over: this node follows it.
+    /// The leader has granted this node the place that it had offered: it is promoted.
+    ///
+    /// # Errors
+    /// When it was granted too late, or the promotion fails.
+    pub fn take_over(&mut self, node: &Node) -> Result<()> {
+        let granted = {
+            let guard = node.followership();
+            let follows = guard.as_ref().context("this node does not follow any more")?;
+            let handover = follows.handover.as_ref().filter(|handover| handover.offered);
+            let end = handover.and_then(|handover| handover.end).context("the leader has granted nothing")?;
+            let asked_at_ms = handover.map_or(0, |handover| handover.asked_at_ms);
+            let in_time = node.now().ms < asked_at_ms + ANSWER_LIMIT_MS;
+            in_time && follows.machine.progress().durable >= end
+        };
+        if !granted {
+            bail!("the leader's place was granted too late, or this node does not hold its whole log");
+        }
+        self.promote(node)?;
+        rewrite_config(node);
+        Ok(())
+    }
+
+    /// This node has been promoted with the consent of its leader, which is about to follow it: writes wait for that.
+    pub(super) fn gather(&mut self, node: &Node) {
+        let until_ms = node.now().ms + SETTLE_LIMIT_MS;
+        self.hand_over(node, None, Stage::Gathering { until_ms });
+        self.advance_handover(node, node.now());
+    }
+
+    /// The follower has taken over: this node follows it, and so shall all others.
     ///
     /// # Errors
     /// When the pool cannot be opened as a follower's.
     pub fn handed_over(&mut self, node: &Node, now: Now, id: FollowerId) -> Result<()> {
         // What it has acknowledged last lets replies go that are still held.
         self.poll_windows(node, now);
-        let Role::Leader(leading) = &mut self.role else { bail!("this node is not the leader") };
+        if !self.is_leader() {
+            bail!("this node is not the leader");
+        }
         // Its window has closed, so the session may be over already.
-        let stood_down = leading.stood_down.take().context("this leader has not stood down")?;
-        if stood_down.id != id {
+        let Some(HandingOver { order, stage: Stage::Granted { id: granted, successor, .. } }) =
+            &self.handing_over
+        else {
+            bail!("this leader has not stood down")
+        };
+        if *granted != id {
             bail!("this leader has stood down for somebody else");
         }
-        let successor = stood_down.successor;
+        let (order, successor) = (order.clone(), successor.clone());
         tracing::info!(leader = %successor, "a follower has taken over");
         self.follow(node, successor)?;
-        // Sentinel rewrites the files of those that it told to follow, and finds that this node needs no telling.
-        if let Some(path) = &node.config_file
-            && let Err(error) = config::rewrite(&node.config(), path)
-        {
-            tracing::warn!(%error, path = %path.display(), "the new role could not be written into the configuration file");
-        }
+        self.moved = true;
+        self.hand_over(node, order, Stage::Following { until_ms: node.now().ms + SETTLE_LIMIT_MS });
+        rewrite_config(node);
         Ok(())
+    }
+
+    /// Whom a follower of this node should follow instead.
+    pub fn moved_to(&self, node: &Node) -> Option<LeaderAddress> {
+        node.followership().as_ref().filter(|_| self.moved).map(|follows| follows.leader.clone())
+    }
+
+    /// The leader has moved: this node follows the new one.
+    ///
+    /// # Errors
+    /// When the pool cannot be opened as a follower's.
+    pub fn move_to(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
+        if self.is_leader() || self.follows(node, &leader) {
+            return Ok(());
+        }
+        self.follow(node, leader)?;
+        self.moved = true;
+        rewrite_config(node);
+        Ok(())
+    }
+
+    /// The link may have come up; if so, what waits on a former leader waits no longer.
+    pub(super) fn link_is_up(&mut self, node: &Node) {
+        if matches!(&self.handing_over, Some(HandingOver { stage: Stage::Following { .. }, .. })) {
+            self.end_handover(node);
+        }
+    }
+
+    /// FARKEEP.FENCE: the leader gets no further acknowledgement out of this follower (I11), which follows nobody until it is told
+    /// whom to follow, or restarted. Returns the epoch of its log's last record and what is durable in it, which is final.
+    ///
+    /// # Errors
+    /// When this node does not follow, or the window could not be taken away from the leader.
+    pub fn fence(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
+        let state = self.pool.log().state();
+        {
+            let mut guard = node.followership();
+            let follows = guard.as_mut().context("this node does not follow")?;
+            recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
+            follows.fence(node.now().ms);
+        }
+        node.link.raise();
+        if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
+            node.stop();
+            bail!("the window could not be taken away from the leader; the node stops");
+        }
+        let durable = {
+            let mut guard = node.followership();
+            let follows = guard.as_mut().context("this node does not follow")?;
+            follows.look();
+            follows.machine.progress().durable
+        };
+        let epoch = self.log_epoch(node);
+        tracing::info!(%epoch, %durable, "fenced: following nobody until told whom");
+        Ok((epoch, durable))
+    }
+}
+
+impl Leading {
+    /// Who can take over now, and whether only because time is up and it is to do so with what it has. Whoever else does must hold the
+    /// whole log, and all of it must be committed: then every client has been told what became of its writes.
+    fn successor(&self, order: &Order, late: bool) -> Option<(FollowerId, bool)> {
+        let end = self.machine.appended();
+        let wanted = |follower: &&FollowerEntry| {
+            let is = |target: &LeaderAddress| follower.address == target.host && follower.port == target.port;
+            order.target.as_ref().is_none_or(is)
+        };
+        let in_sync =
+            |follower: &&FollowerEntry| follower.state == FollowerState::Streaming && follower.durable >= end;
+        let all_told = self.machine.committed() == end && self.appender.appended() == end;
+        let first = self.machine.followers().filter(wanted).find(in_sync).filter(|_| all_told);
+        let forced =
+            || self.machine.followers().filter(wanted).find(|f| f.in_reach()).filter(|_| late && order.force);
+        first.map(|follower| (follower.id, false)).or_else(|| forced().map(|follower| (follower.id, true)))
+    }
+}
+
+/// Sentinel rewrites the files of those that it tells what to be. Here nobody else does.
+fn rewrite_config(node: &Node) {
+    if let Some(path) = &node.config_file
+        && let Err(error) = config::rewrite(&node.config(), path)
+    {
+        tracing::warn!(%error, path = %path.display(), "the new role could not be written into the configuration file");
     }
 }

@@ -5,7 +5,7 @@ use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::FabricKind;
 use farkeep_follower::Link;
 use farkeep_leader::lag::{Lag, Stage};
-use farkeep_leader::{Availability, Leader};
+use farkeep_leader::{Availability, FollowerEntry, Leader};
 
 use super::Engine;
 use super::role::Role;
@@ -15,6 +15,7 @@ use crate::commands::info::snapshot::{
 use crate::link::Followership;
 use crate::node::Node;
 use crate::pubsub::Topic;
+use crate::replication::LeaderAddress;
 use crate::worker::Now;
 
 /// ROLE's answer.
@@ -64,17 +65,22 @@ impl Engine {
     }
 
     /// Something has happened by which the link may have come up. If it has, it is noted, so that its loss can be told.
-    pub fn note_link(&self, node: &Node) {
+    pub fn note_link(&mut self, node: &Node) {
+        let mut up = false;
         if let Some(follows) = &mut *node.followership()
             && self.link_state(node, follows) == LinkState::Up
         {
             follows.note_up();
+            up = true;
+        }
+        if up {
+            self.link_is_up(node);
         }
     }
 
     /// The epoch of the log's last record. With `durable_lsn` it says how far a node is: a follower takes over a new leader's
     /// history before it has any record of it, and is then not ahead of one that holds more of the reign before.
-    fn log_epoch(&self, node: &Node) -> Epoch {
+    pub(super) fn log_epoch(&self, node: &Node) -> Epoch {
         match &*node.followership() {
             Some(follows) => follows.tail.as_ref().map_or(Epoch::ZERO, |tail| tail.end().epoch),
             None => self.pool.log().state().history.epoch(),
@@ -102,6 +108,15 @@ impl Engine {
         };
         let offset = follows.machine.progress().durable.get() as i64;
         RoleReport::Follower { host: follows.leader.host.clone(), port: follows.leader.port, state, offset }
+    }
+
+    /// Where the followers of this leader are, and whether they are in reach; `None` if this node does not lead.
+    pub fn follower_addresses(&self) -> Option<Vec<(LeaderAddress, bool)>> {
+        let Role::Leader(leading) = &self.role else { return None };
+        let address = |follower: &FollowerEntry| {
+            (LeaderAddress { host: follower.address.clone(), port: follower.port }, follower.in_reach())
+        };
+        Some(leading.machine.followers().map(address).collect())
     }
 
     /// INFO.
@@ -134,6 +149,12 @@ impl Engine {
             sync_followers: config.sync_followers,
             loading: self.keystore.is_none(),
             failure: log.stopped().unwrap_or_default().to_owned(),
+            failover_state: self.failover_state(),
+            reigns: reigns
+                .iter()
+                .map(|reign| (reign.epoch.to_string(), reign.replid.to_string(), reign.start.get()))
+                .collect(),
+            promised_epoch: state.promised.to_string(),
             resumes_refused: self.counters.resumes_refused,
             transactions: self.counters.transactions,
             image_used_peak_bytes: self.counters.used_peak_bytes,
@@ -203,6 +224,14 @@ impl Engine {
                         down_reason: follows.down_reason.clone(),
                         priority: i64::from(config.replica_priority),
                         announced: config.replica_announced,
+                        fenced: follows.fenced,
+                        peers: follows
+                            .peers
+                            .followers
+                            .iter()
+                            .map(|peer| format!("{}:{}", peer.host, peer.port))
+                            .collect(),
+                        leaders_sync_followers: follows.peers.sync_followers,
                         fabric: standing.fabric.map_or_else(String::new, |fabric| fabric.name().to_owned()),
                         fabric_reason: standing.fabric_reason,
                         mode: follows

@@ -22,10 +22,9 @@ use farkeep_fabric::{Identity, LogMemory, history, shm};
 use farkeep_follower::{self as follower, Action, Follower};
 use farkeep_keystore::Keystore;
 use farkeep_leader::{Leader, LocalWatermarks, Start};
-use farkeep_proto::control::FabricOffer;
+use farkeep_proto::control::{self, FabricOffer};
 use farkeep_proto::redo::FORMAT_VERSION;
 
-use super::handover::StoodDown;
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
 use crate::config::{Config, FabricChoice};
 use crate::link::Followership;
@@ -36,7 +35,7 @@ use crate::watch::Watches;
 use crate::worker::Now;
 
 /// How long the link thread may take to close the window. It takes a moment, or something is very wrong.
-const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The node's role.
 #[derive(Debug)]
@@ -59,8 +58,6 @@ pub(super) struct Leading {
     pub(super) memory: LogRef,
     /// When the tail cell has to be sent for its own sake.
     pub(super) tail_due_ms: Option<u64>,
-    /// It takes no writes: a follower is about to take over.
-    pub(super) stood_down: Option<StoodDown>,
 }
 
 /// The log as the fabric takes it.
@@ -174,6 +171,9 @@ impl Engine {
             committed: Lsn::ZERO,
             nothing_told_until: Lsn::ZERO,
             reign: 0,
+            last_committed: Lsn::ZERO,
+            handing_over: None,
+            moved: false,
             recounting: false,
             counters: Counters::default(),
         };
@@ -228,7 +228,6 @@ impl Engine {
             sessions: Sessions::default(),
             memory: LogRef(log),
             tail_due_ms: None,
-            stood_down: None,
         }));
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
@@ -288,6 +287,8 @@ impl Engine {
             down_reason: String::new(),
             was_up: false,
             handover: None,
+            fenced: false,
+            peers: control::Peers::default(),
             basis: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })
@@ -307,7 +308,7 @@ impl Engine {
 
     /// Whether this node follows `leader` already.
     pub fn follows(&self, node: &Node, leader: &LeaderAddress) -> bool {
-        node.followership().as_ref().is_some_and(|follows| follows.leader == *leader)
+        node.followership().as_ref().is_some_and(|follows| follows.leader == *leader && !follows.fenced)
     }
 
     /// REPLICAOF NO ONE: leaves the leader for good, then begins a reign. Nothing happens on a leader.
@@ -326,7 +327,7 @@ impl Engine {
         // The old leader gets no further acknowledgement out of this node: the promise is durable, then the window is
         // closed by the link thread, which finds that there is nobody to follow any more. Acknowledgements are sent
         // under the followership, so from the moment it is gone there are none.
-        let epoch = {
+        let (epoch, handed_over) = {
             let mut replayer = node.replayer.lock();
             let mut guard = node.followership();
             let epoch = self
@@ -338,9 +339,12 @@ impl Engine {
                 .max(self.pool.log().state().promised)
                 .next_promotion();
             recover::promise(self.pool.log(), epoch)?;
-            *guard = None;
+            let follows = guard.take();
             *replayer = None;
-            epoch
+            (
+                epoch,
+                follows.and_then(|follows| follows.handover).is_some_and(|handover| handover.end.is_some()),
+            )
         };
         node.link.raise();
         if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
@@ -349,11 +353,16 @@ impl Engine {
             bail!("the window could not be taken away from the old leader; the node stops");
         }
         self.drop_role();
-        self.reign += 1;
+        self.begin_reign();
         let opened = self.open_as_leader(&config, epoch)?;
         node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
+        if handed_over {
+            self.gather(node);
+        } else {
+            self.end_handover(node);
+        }
         let took_ms = node.now().ms - started.ms;
         tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
@@ -382,7 +391,8 @@ impl Engine {
             bail!("the window could not be taken away from the old leader; the node stops");
         }
         self.drop_role();
-        self.reign += 1;
+        self.begin_reign();
+        self.end_handover(node);
         node.wake_workers();
         let opened = self.open_as_follower(&config, leader.clone())?;
         node.install(opened);
@@ -464,6 +474,15 @@ impl Engine {
         let opened = self.open_as_leader(&config, above.next())?;
         node.install(opened);
         Ok(())
+    }
+
+    /// Positions of the log stop meaning what they meant.
+    fn begin_reign(&mut self) {
+        self.reign += 1;
+        self.last_committed = self.committed;
+        self.moved = false;
+        // What other nodes have done to watched keys meanwhile, nobody here was told.
+        self.watches.break_all();
     }
 
     fn drop_role(&mut self) {

@@ -264,6 +264,8 @@ impl Worker {
         engine.set_now(self.now);
         if self.reign != engine.reign() {
             // Positions of another reign say nothing about these replies.
+            self.committed = self.committed.max(engine.committed_under(self.reign));
+            self.release_held();
             self.reign = engine.reign();
             self.fail_all_held(DEMOTED);
             self.unblock_waits();

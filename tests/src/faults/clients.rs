@@ -19,8 +19,8 @@ use crate::sim::Rng;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a client rests when it was refused or found nobody.
 const REST: Duration = Duration::from_millis(2);
-/// How long a writer that follows the leader rests between two writes: the checker is to see many faults, not many keys.
-const PAUSE: Duration = Duration::from_micros(300);
+/// How long a writer rests after an acknowledged write, usually: the checker is to see many faults, not many keys.
+pub const PAUSE: Duration = Duration::from_micros(300);
 /// How many keys of its own a writer writes again and again.
 const SLOTS: u64 = 8;
 
@@ -38,6 +38,7 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// How far each writer is, for readers to know what there is.
     positions: Vec<AtomicU64>,
+    pause: Duration,
     stop: AtomicBool,
     started: Instant,
 }
@@ -51,14 +52,16 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts `writers` that follow the leader, and a pinned writer and a reader for every node.
-    pub fn start(ports: &[u16], writers: usize, seed: u64) -> Self {
+    /// Starts `writers` that follow the leader, and a pinned writer and a reader for every node. A writer rests for `pause`
+    /// after an acknowledged write.
+    pub fn start(ports: &[u16], writers: usize, pause: Duration, seed: u64) -> Self {
         let total = writers + ports.len();
         let shared = Arc::new(Shared {
             ports: ports.to_vec(),
             leader: AtomicUsize::new(0),
             acknowledged: AtomicU64::new(0),
             positions: (0..total).map(|_| AtomicU64::new(0)).collect(),
+            pause,
             stop: AtomicBool::new(false),
             started: Instant::now(),
         });
@@ -93,6 +96,15 @@ impl Clients {
 }
 
 impl Shared {
+    /// Waits until so many further writes are acknowledged.
+    #[track_caller]
+    pub fn wait_for_more(&self, more: u64) {
+        let target = self.acknowledged.load(Ordering::SeqCst) + more;
+        crate::wait::until("writes to be acknowledged", || {
+            self.acknowledged.load(Ordering::SeqCst) >= target
+        });
+    }
+
     /// Time since the run began.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
@@ -192,7 +204,7 @@ impl Writer {
             match self.attempt(node, &mut client, &attempt) {
                 Ok(Fate::Acknowledged) => {
                     self.shared.acknowledged.fetch_add(1, Ordering::SeqCst);
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(self.shared.pause);
                 }
                 Ok(Fate::Refused) => {
                     std::thread::sleep(if self.pinned.is_some() { 5 * REST } else { REST });

@@ -121,6 +121,25 @@ impl History {
         events.filter(|event| event.fate == fate).count() as u64
     }
 
+    /// When writes were acknowledged, and by which node, in order.
+    pub fn acknowledgements(&self) -> Vec<(u64, usize)> {
+        let events = self.keys.values().flat_map(|known| &known.events);
+        let acknowledged = events.filter(|event| event.fate == Fate::Acknowledged);
+        let mut times: Vec<_> = acknowledged.map(|event| (event.at_ms, event.node)).collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// Panics with everything that `client`'s server has lost, invented or undone.
+    #[track_caller]
+    pub fn assert_kept_by(&self, what: &str, client: &mut Client) {
+        let mut wrong = self.wrong.clone();
+        wrong.extend(self.disagreements(client).expect("the server answers"));
+        let count = wrong.len();
+        wrong.truncate(20);
+        assert!(wrong.is_empty(), "{what}: {count} things are wrong:\n{}", wrong.join("\n"));
+    }
+
     /// What clients knew before the end, and what a server says at the end: everything that does not fit, in words.
     ///
     /// # Errors

@@ -11,10 +11,10 @@
 //! A seed decides what happens, to whom, in which order and after how long a pause; what the scheduler and the network make of it, it does not.
 //! A seed that failed once may have to be run a few times to fail again.
 
-mod clients;
+pub mod clients;
 mod group;
-mod history;
-mod proxy;
+pub mod history;
+pub mod proxy;
 mod schedule;
 
 use std::path::{Path, PathBuf};
@@ -119,7 +119,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&mut self, schedule: &Schedule, seed: u64) -> Outcome<Report> {
-        let clients = Clients::start(&self.group.ports(), schedule.writers, seed);
+        let clients = Clients::start(&self.group.ports(), schedule.writers, clients::PAUSE, seed);
         self.story.tell(format!(
             "the clients' clock begins {} ms before the story's",
             i128::from(clients.shared.now_ms()) - self.story.started.elapsed().as_millis() as i128

@@ -6,8 +6,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::server::free_port;
@@ -34,6 +35,10 @@ struct State {
     stalled_forth: AtomicBool,
     stalled_back: AtomicBool,
     delay_us: AtomicU64,
+    /// How many connections were made.
+    opened: AtomicU64,
+    /// Of a cut path: the connections that go on.
+    kept: Mutex<Range<u64>>,
 }
 
 /// A way to a port, with a port of its own. It ends with this value.
@@ -65,6 +70,17 @@ impl Path {
         self.state.cuts.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// How many connections were made so far: their numbers are those below.
+    pub fn opened(&self) -> u64 {
+        self.state.opened.load(Ordering::SeqCst)
+    }
+
+    /// As [`Path::cut`], but for the connections of these numbers: some of those who came this way are not cut off.
+    pub fn cut_but(&self, kept: Range<u64>) {
+        self.state.kept.lock().expect("no holder panics").clone_from(&kept);
+        self.cut();
+    }
+
     /// Carries nothing any more in one direction.
     pub fn stall(&self, direction: Direction) {
         self.state.stalled(direction).store(true, Ordering::SeqCst);
@@ -94,6 +110,13 @@ impl Drop for Path {
 }
 
 impl State {
+    /// Whether a connection from the time of that many cuts goes on.
+    fn carries(&self, number: u64, born: u64) -> bool {
+        self.cuts.load(Ordering::SeqCst) == born
+            || (!self.ended.load(Ordering::SeqCst)
+                && self.kept.lock().expect("no holder panics").contains(&number))
+    }
+
     fn stalled(&self, direction: Direction) -> &AtomicBool {
         match direction {
             Direction::Forth => &self.stalled_forth,
@@ -112,6 +135,7 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
             continue;
         }
         let born = state.cuts.load(Ordering::SeqCst);
+        let number = state.opened.fetch_add(1, Ordering::SeqCst);
         let target = SocketAddr::from(([127, 0, 0, 1], target));
         // A node that is not there is one that refuses: the connection is closed again.
         let Ok(outgoing) = TcpStream::connect_timeout(&target, Duration::from_secs(2)) else { continue };
@@ -121,7 +145,7 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
             let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
             let state = Arc::clone(state);
             std::thread::spawn(move || {
-                carry(&from, &to, &state, direction, born);
+                carry(&from, &to, &state, direction, || state.carries(number, born));
                 // Either end may have closed already, and then both are.
                 drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
             });
@@ -129,10 +153,15 @@ fn accept(listener: &TcpListener, target: u16, state: &Arc<State>) {
     }
 }
 
-/// Carries bytes in one direction until either end closes or the path is cut.
-fn carry(mut from: &TcpStream, mut to: &TcpStream, state: &State, direction: Direction, born: u64) {
+/// Carries bytes in one direction until either end closes or the connection is no longer `alive`.
+fn carry(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    state: &State,
+    direction: Direction,
+    alive: impl Fn() -> bool,
+) {
     let mut buffer = vec![0; 64 * 1024];
-    let alive = || state.cuts.load(Ordering::SeqCst) == born;
     if from.set_nodelay(true).is_err() || from.set_read_timeout(Some(TICK)).is_err() {
         return;
     }

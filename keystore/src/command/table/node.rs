@@ -263,6 +263,13 @@ pub(super) static TABLE: &[Command] = &[
         "Carries out a transaction.",
     ),
     command(
+        "failover",
+        -1,
+        flag::ADMIN | flag::NOSCRIPT | flag::STALE,
+        acl::ADMIN | acl::SLOW | acl::DANGEROUS,
+    )
+    .about("server", "6.2.0", "O(1)", "Hands the leader's place over to one of its followers."),
+    command(
         "hello",
         -1,
         flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::FAST | flag::NO_AUTH | flag::ALLOW_BUSY,

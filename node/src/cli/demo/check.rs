@@ -5,8 +5,8 @@ use farkeep_proto::resp::client::Reply;
 use indicatif::ProgressBar;
 
 use super::Interrupt;
-use super::client::Client;
 use super::writer::{Record, counter_key, key, value};
+use crate::cli::client::Client;
 
 /// GETs in one batch.
 const BATCH: usize = 500;

@@ -6,7 +6,6 @@
 //! with a limit. The nodes die and the pools go with the demo, however it ends.
 
 mod check;
-mod client;
 mod process;
 mod writer;
 
@@ -24,8 +23,8 @@ use clap::Args;
 use farkeep_proto::resp::client::Reply;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::client::Client;
 use check::Verdict;
-use client::Client;
 use process::Node;
 use writer::{Progress, Record, WRITERS};
 
@@ -241,7 +240,7 @@ fn write_and_kill(
     let progress = Arc::new(Progress::default());
     let mut writers = Vec::new();
     for number in 0..WRITERS {
-        writers.push(writer::start(number, Client::connect(leader.port)?, &progress));
+        writers.push(writer::start(number, Client::connect_here(leader.port)?, &progress));
     }
     let bar = bar(limit.as_millis() as u64, "   [{bar:40}] {msg}");
     let start = Instant::now();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::client::Client;
 use super::{Interrupt, wait_until};
+use crate::cli::client::Client;
 use crate::cli::serve::STOP_WITH_PARENT;
 
 /// How long a node may take to serve.
@@ -81,7 +81,7 @@ impl Node {
                 let said = fs::read_to_string(path("stderr.txt")).unwrap_or_default();
                 bail!("the {} could not start ({status}): {}", self.name, said.trim());
             }
-            client = Client::connect(self.port).ok();
+            client = Client::connect_here(self.port).ok();
             Ok(match &mut client {
                 Some(client) => client.call(&["PING"]).is_ok(),
                 None => false,

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use farkeep_proto::resp::client::Reply;
 
-use super::client::Client;
+use crate::cli::client::Client;
 
 /// Connections that write.
 pub const WRITERS: usize = 8;

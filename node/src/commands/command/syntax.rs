@@ -69,6 +69,10 @@ static SYNTAX: &[(&str, &str)] = &[
         "key:key#0 unix-time-seconds:unix-time condition:oneof@7.0.0?(nx:pure-token=NX xx:pure-token=XX gt:pure-token=GT lt:pure-token=LT)",
     ),
     ("expiretime", "key:key#0"),
+    (
+        "failover",
+        "target:block=TO?(host:string port:integer force:pure-token=FORCE?) abort:pure-token=ABORT? milliseconds:integer=TIMEOUT?",
+    ),
     ("flushall", "async:oneof?(async:pure-token=ASYNC@4.0.0 sync:pure-token=SYNC@6.2.0)"),
     ("flushdb", "async:oneof?(async:pure-token=ASYNC@4.0.0 sync:pure-token=SYNC@6.2.0)"),
     ("get", "key:key#0"),

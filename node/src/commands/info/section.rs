@@ -252,7 +252,7 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
         }
     }
     fields!(out,
-        "master_failover_state": "no-failover",
+        "master_failover_state": engine.failover_state,
         "master_replid": engine.replid,
         "master_replid2": or_zeros(&engine.previous_replid),
         "master_repl_offset": engine.durable_lsn,
@@ -350,6 +350,10 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_rdma_unusable": engine.rdma_unusable,
         "farkeep_failure": engine.failure,
     );
+    fields!(out, "farkeep_promised_epoch": engine.promised_epoch);
+    for (at, (epoch, replid, start_lsn)) in engine.reigns.iter().enumerate() {
+        let _ = write!(out, "farkeep_reign{at}:epoch={epoch},replid={replid},start_lsn={start_lsn}\r\n");
+    }
     farkeep_role(engine, out);
 }
 
@@ -402,10 +406,11 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
                     out,
-                    "farkeep_follower{at}:address={}:{},fabric={},mode={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
-                     lag_bytes={},node_id={},state={},silent_ms={},posted_lsn={}{}\r\n",
+                    "farkeep_follower{at}:address={}:{},state={},fabric={},mode={},durable_lsn={},applied_lsn={},checkpoint_lsn={},\
+                     lag_bytes={},node_id={},silent_ms={},posted_lsn={}{}\r\n",
                     follower.ip,
                     follower.port,
+                    follower.state,
                     follower.fabric,
                     follower.mode,
                     follower.durable_lsn,
@@ -413,7 +418,6 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
                     follower.checkpoint_lsn,
                     engine.appended_lsn.saturating_sub(follower.durable_lsn),
                     follower.node_id,
-                    follower.state,
                     follower.silent_ms,
                     follower.posted_lsn,
                     lags(follower),
@@ -431,6 +435,9 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
             "farkeep_rdma_mode": link.mode.0,
             "farkeep_rdma_mode_reason": link.mode.1,
             "farkeep_link_down_reason": link.down_reason,
+            "farkeep_fenced": i32::from(link.fenced),
+            "farkeep_leader_sync_followers": link.leaders_sync_followers,
+            "farkeep_peers": link.peers.join(","),
         ),
     }
 }

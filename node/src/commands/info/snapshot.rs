@@ -173,6 +173,12 @@ pub struct EngineInfo {
     pub epoch_shown: String,
     /// The epoch of the log's last record as a number.
     pub log_epoch: u32,
+    /// `master_failover_state`.
+    pub failover_state: &'static str,
+    /// The reigns that the log remembers, oldest first: epoch as shown, replid, where it began.
+    pub reigns: Vec<(String, String, u64)>,
+    /// The highest epoch promised to, as shown.
+    pub promised_epoch: String,
     /// `oldest_lsn`.
     pub oldest_lsn: u64,
     /// `checkpoint_lsn`.
@@ -338,6 +344,12 @@ pub struct LeaderLinkInfo {
     pub priority: i64,
     /// `replica-announced`.
     pub announced: bool,
+    /// It follows nobody until a failover tells it whom.
+    pub fenced: bool,
+    /// Where the leader's followers are, as far as it has said.
+    pub peers: Vec<String>,
+    /// The leader's `sync-followers`, as far as it has said.
+    pub leaders_sync_followers: u32,
     /// `tcp`, `shm` or `rdma`; empty while there is no link.
     pub fabric: String,
     /// Why no better fabric is in use, or empty.

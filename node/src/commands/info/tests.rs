@@ -10,6 +10,7 @@ fn leader() -> InfoSnapshot {
         ip: "10.0.0.2".to_owned(),
         port,
         online: true,
+        state: "streaming",
         durable_lsn: 990,
         applied_lsn: 980,
         checkpoint_lsn: 900,
@@ -17,7 +18,6 @@ fn leader() -> InfoSnapshot {
         fabric: "tcp".to_owned(),
         fabric_reason: "rdma: no device".to_owned(),
         mode: "",
-        state: "streaming",
         node_id: "0f".repeat(16),
         posted_lsn: 1000,
         ..FollowerInfo::default()
@@ -25,6 +25,7 @@ fn leader() -> InfoSnapshot {
     InfoSnapshot {
         engine: EngineInfo {
             role: RoleInfo::Leader { followers: vec![follower(6380), follower(6381)] },
+            failover_state: "no-failover",
             replid: "ab".repeat(20),
             durable_lsn: 1000,
             appended_lsn: 1000,
@@ -179,8 +180,8 @@ fn own_section_tells_how_far_the_checkpoint_and_each_follower_are_behind() {
     let text = format(&leader(), &[b"farkeep"]);
     assert!(text.contains("farkeep_checkpoint_distance_bytes:400\r\n"));
     assert!(text.contains(
-        "farkeep_follower1:address=10.0.0.2:6381,fabric=tcp,mode=,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
-         lag_bytes=10,node_id=0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f,state=streaming,silent_ms=0,posted_lsn=1000,lag_ms=0.000,\
+        "farkeep_follower1:address=10.0.0.2:6381,state=streaming,fabric=tcp,mode=,durable_lsn=990,applied_lsn=980,checkpoint_lsn=900,\
+         lag_bytes=10,node_id=0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f,silent_ms=0,posted_lsn=1000,lag_ms=0.000,\
          posted_lag_bytes=0,posted_lag_ms=0.000,durable_lag_bytes=0,durable_lag_ms=0.000,applied_lag_bytes=0,\
          applied_lag_ms=0.000,lag_at_least=0\r\nfarkeep_follower1_posted_times:count=0,p50_ms=0.000,p99_ms=0.000,max_ms=0.000\r\n"
     ));

@@ -1,19 +1,19 @@
 //! A blocking client: one socket, requests out, replies in.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use farkeep_proto::resp::client::{Reply, decode_reply, push_command};
 
-/// How long a node may take for any one thing before the demo gives up on it.
+/// How long a node on this host may take for any one thing before it is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A connection to a node on this host.
+/// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
@@ -23,16 +23,41 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to a node on this host.
     ///
     /// # Errors
     /// When nobody listens.
-    pub fn connect(port: u16) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, output: Vec::new(), input: Vec::new(), parsed: 0 })
+    pub fn connect_here(port: u16) -> io::Result<Self> {
+        Self::connect("127.0.0.1", port, PATIENCE)
+    }
+
+    /// Connects. A node that is silent for longer than `patience`, now or later, is taken for dead.
+    ///
+    /// # Errors
+    /// When the name does not resolve or nobody listens.
+    pub fn connect(host: &str, port: u16, patience: Duration) -> io::Result<Self> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, patience) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    let mut client = Self { stream, output: Vec::new(), input: Vec::new(), parsed: 0 };
+                    client.set_patience(patience)?;
+                    return Ok(client);
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// How long it may be silent from now on.
+    ///
+    /// # Errors
+    /// When that is no time at all.
+    pub fn set_patience(&mut self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))?;
+        self.stream.set_write_timeout(Some(patience))
     }
 
     /// Puts a command into the next batch.
@@ -104,16 +129,25 @@ impl Client {
     /// # Errors
     /// When the node does not answer or has no such field.
     pub fn info(&mut self, section: &str, field: &str) -> Result<String> {
-        let Reply::Bulk(text) = self.must(&["INFO", section])? else { bail!("INFO {section} is no text") };
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = self.info_text(&[section])?;
         field_of(&text, field)
             .map(str::to_owned)
             .with_context(|| format!("INFO {section} has no field {field}"))
     }
+
+    /// The text of these sections of INFO.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn info_text(&mut self, sections: &[&str]) -> Result<String> {
+        let words: Vec<&str> = ["INFO"].iter().chain(sections).copied().collect();
+        let Reply::Bulk(text) = self.must(&words)? else { bail!("INFO is no text") };
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
 }
 
 /// The value of a field in the text of an INFO.
-fn field_of<'t>(text: &'t str, field: &str) -> Option<&'t str> {
+pub fn field_of<'t>(text: &'t str, field: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
 }
 

@@ -1,0 +1,409 @@
+//! `farkeep failover`: gives a group another leader.
+//!
+//! While the leader answers, it is told to hand over (FAILOVER), and nothing can be lost. When it does not, it may still live
+//! where this program cannot see it. So first every follower that answers is *fenced*: from then on the old leader gets no
+//! acknowledgement out of it, and where its log ends is final. Then the most advanced of them is promoted, and the others follow
+//! it. With n followers and `sync-followers` k, any n-k+1 of them leave the leader k-1 at most, which is too few to acknowledge
+//! anything, and at least one of them holds any given acknowledged write; so the most advanced one holds them all. With fewer,
+//! or with `sync-followers 0`, nobody can know, and one is asked before anything is done.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use farkeep_proto::resp::client::Reply;
+
+use super::discover::{Address, Group, Login, Node};
+use super::{GroupArguments, WOULD_LOSE};
+use crate::cli::client::{Client, field_of};
+use crate::commands::info::human;
+
+/// Between two looks at whether it is done.
+const LOOK: Duration = Duration::from_millis(2);
+/// How long a promotion or a fence may take: it replays what the image lacks.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Arguments of `farkeep failover`.
+#[derive(Debug, Args)]
+pub struct FailoverArguments {
+    #[command(flatten)]
+    group: GroupArguments,
+    /// Who is to lead; otherwise the most advanced follower.
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<Address>,
+    /// Go on where acknowledged writes could be lost, without asking.
+    #[arg(short = 'y', long, visible_alias = "yes")]
+    force: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// How long it may take, in ms.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When there is nobody to promote, or it does not come about in time.
+pub fn failover(arguments: &FailoverArguments) -> Result<ExitCode> {
+    let started = Instant::now();
+    let group = arguments.group.discover()?;
+    let run = Run { arguments, login: arguments.group.login(), started, group: &group };
+    match group.leaders().as_slice() {
+        [] => run.unplanned(),
+        [leader] => run.planned(leader),
+        [first, second, ..] => bail!(
+            "both {} and {} lead: tell the one to be given up to follow the other (REPLICAOF)",
+            first.announced(),
+            second.announced()
+        ),
+    }
+}
+
+struct Run<'a> {
+    arguments: &'a FailoverArguments,
+    login: Login,
+    started: Instant,
+    group: &'a Group,
+}
+
+/// Where a follower's log ends.
+type Position = (u64, u64);
+
+/// A follower that the old leader gets nothing out of any more.
+struct Fenced<'a> {
+    node: &'a Node,
+    client: Client,
+    position: Position,
+}
+
+impl Run<'_> {
+    fn deadline(&self) -> Instant {
+        self.started + Duration::from_millis(self.arguments.timeout)
+    }
+
+    /// Waits until `condition` gives a value.
+    fn wait<T>(&self, what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        loop {
+            if let Some(value) = condition()? {
+                return Ok(value);
+            }
+            if Instant::now() >= self.deadline() {
+                bail!("waited {} ms for {what}, in vain", self.arguments.timeout);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Whether to go on although `what` could happen.
+    fn may_lose(&self, what: &str) -> Result<bool> {
+        say!("{what}");
+        if self.arguments.force || self.arguments.dry_run {
+            return Ok(true);
+        }
+        if !std::io::stdin().is_terminal() {
+            eprintln!(
+                "farkeep: not done, since acknowledged writes could be lost; --force goes on all the same"
+            );
+            return Ok(false);
+        }
+        print!("Go on all the same? [y/N] ");
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// The leader answers: it hands over.
+    fn planned(&self, leader: &Node) -> Result<ExitCode> {
+        let end = leader.info.number("farkeep_appended_lsn");
+        let lines = leader.info.lists("farkeep_follower");
+        let lines: Vec<(Address, u64)> = lines
+            .iter()
+            .filter_map(|line| {
+                Some((line.get("address")?.parse().ok()?, line.get("durable_lsn")?.parse().ok()?))
+            })
+            .collect();
+        if lines.is_empty() {
+            bail!("the leader {} has no followers", leader.announced());
+        }
+        say!("{} leads; its log ends at LSN {end}.", leader.announced());
+        let mut sorted = lines.clone();
+        sorted.sort_by_key(|(_, durable)| std::cmp::Reverse(*durable));
+        for (address, durable) in &sorted {
+            say!(
+                "  follower {address} is durable up to {durable}, {} behind",
+                human(end.saturating_sub(*durable))
+            );
+        }
+        let target = match &self.arguments.to {
+            Some(to) => {
+                let known = self.group.find(to).map_or(to, Node::announced);
+                if !lines.iter().any(|(address, _)| address == known) {
+                    bail!("{to} is no follower of {}", leader.announced());
+                }
+                Some(known.clone())
+            }
+            None => None,
+        };
+        let timeout = self.arguments.timeout.to_string();
+        let mut words = vec!["FAILOVER".to_owned()];
+        if let Some(target) = &target {
+            words.extend(["TO".to_owned(), target.host.clone(), target.port.to_string()]);
+            if self.arguments.force {
+                words.push("FORCE".to_owned());
+            }
+        }
+        words.extend(["TIMEOUT".to_owned(), timeout]);
+        if self.arguments.dry_run {
+            say!("Would tell it: {}. Nothing would be lost.", words.join(" "));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut client = self.login.connect(&leader.address)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        client.must(&words)?;
+        let successor = self.wait("the leader to hand over", || {
+            let text = client.info_text(&["replication"])?;
+            let field = |name: &str| field_of(&text, name).unwrap_or_default().to_owned();
+            if field("master_failover_state") != "no-failover" {
+                return Ok(None);
+            }
+            if field("role") == "master" {
+                bail!("{} leads on; its log says why", leader.announced());
+            }
+            Ok(Some(format!("{}:{}", field("master_host"), field("master_port"))))
+        })?;
+        say!(
+            "{successor} leads after {} ms; {} follows it.",
+            self.started.elapsed().as_millis(),
+            leader.announced()
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// No leader answers.
+    fn unplanned(&self) -> Result<ExitCode> {
+        let mut followers: Vec<&Node> = self.group.followers().collect();
+        followers.sort_by_key(|node| std::cmp::Reverse(place(node, node.position())));
+        let known = self.known_followers();
+        let sync =
+            followers.iter().map(|node| node.info.number("farkeep_leader_sync_followers")).max().unwrap_or(0);
+        let sync = usize::try_from(sync).unwrap_or(usize::MAX);
+        say!("No leader answers.");
+        for node in &followers {
+            say!(
+                "  follower {} has epoch {}, durable up to {}",
+                node.announced(),
+                node.info.text("farkeep_epoch_shown"),
+                node.durable()
+            );
+        }
+        let first = *followers.first().context("no follower answers either")?;
+        let wanted = match &self.arguments.to {
+            Some(to) => self.group.find(to).ok_or_else(|| anyhow!("{to} does not answer"))?,
+            None => first,
+        };
+        if !self.may_promote(known.len(), sync, followers.len(), first, wanted)? {
+            return Ok(ExitCode::from(WOULD_LOSE));
+        }
+        if self.arguments.dry_run {
+            say!("Would promote {}; the others would follow it.", wanted.announced());
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut fenced = self.fence(&followers);
+        let settled = self.settle(&mut fenced, known.len(), sync, followers.len());
+        let chosen = match settled {
+            Ok(Some(chosen)) => chosen,
+            other => {
+                self.release(fenced);
+                return other.map(|_| ExitCode::from(WOULD_LOSE));
+            }
+        };
+        self.promote(fenced, chosen, sync)
+    }
+
+    /// All followers that anybody has told of, and those that answer.
+    fn known_followers(&self) -> BTreeSet<Address> {
+        let told = self.group.followers().flat_map(|node| {
+            let peers = node.info.text("farkeep_peers").split(',').map(str::to_owned).collect::<Vec<_>>();
+            peers.into_iter().filter_map(|peer| peer.parse().ok())
+        });
+        let told: BTreeSet<Address> = told.collect();
+        let own = self.group.followers().map(|node| node.announced().clone());
+        told.into_iter().chain(own).collect()
+    }
+
+    /// Whether it may be done, as far as that can be told beforehand.
+    fn may_promote(
+        &self,
+        known: usize,
+        sync: usize,
+        answer: usize,
+        first: &Node,
+        wanted: &Node,
+    ) -> Result<bool> {
+        let needed = (known + 1).saturating_sub(sync);
+        let told = self.group.followers().any(|node| !node.info.text("farkeep_peers").is_empty());
+        let surely = if !told {
+            self.may_lose(
+                "No follower that answers remembers how many there are. Acknowledged writes could be lost if one that does not \
+                 answer has more.",
+            )?
+        } else if sync == 0 {
+            self.may_lose(
+                "sync-followers is 0: what the leader acknowledged and had not yet sent to any follower would be lost.",
+            )?
+        } else if answer < needed {
+            self.may_lose(&format!(
+                "{answer} of {known} followers answer; with sync-followers {sync} it takes {needed} to be sure that the \
+                 most advanced one is among them. Acknowledged writes could be lost."
+            ))?
+        } else {
+            say!(
+                "{answer} of {known} followers answer, sync-followers is {sync}: nothing acknowledged is lost."
+            );
+            true
+        };
+        let less = first.position() > wanted.position();
+        Ok(surely
+            && (!less
+                || self.may_lose(&format!(
+                    "{} is less advanced than {}: {} of log would be lost.",
+                    wanted.announced(),
+                    first.announced(),
+                    human(first.durable().saturating_sub(wanted.durable()))
+                ))?))
+    }
+
+    /// Takes the followers away from the old leader.
+    fn fence<'n>(&self, followers: &[&'n Node]) -> Vec<Fenced<'n>> {
+        let mut fenced = Vec::new();
+        for &node in followers {
+            let fence = || -> Result<Fenced<'n>> {
+                let mut client = self.login.connect(&node.address)?;
+                client.set_patience(PROMOTE_LIMIT)?;
+                let position = match client.must(&["FARKEEP.FENCE"])? {
+                    Reply::Array(items) => match items.as_slice() {
+                        [Reply::Int(epoch), Reply::Int(durable)] => (*epoch as u64, *durable as u64),
+                        _ => bail!("FARKEEP.FENCE was answered with something else"),
+                    },
+                    _ => bail!("FARKEEP.FENCE was answered with something else"),
+                };
+                Ok(Fenced { node, client, position })
+            };
+            match fence() {
+                Ok(follower) => fenced.push(follower),
+                Err(error) => {
+                    eprintln!(
+                        "farkeep: {} cannot be fenced: {}",
+                        node.announced(),
+                        crate::cli::one_line(&error)
+                    );
+                }
+            }
+        }
+        fenced
+    }
+
+    /// Now that positions are final, who is to lead; its index. `None`: nobody, since something could be lost.
+    fn settle(
+        &self,
+        fenced: &mut [Fenced<'_>],
+        known: usize,
+        sync: usize,
+        asked: usize,
+    ) -> Result<Option<usize>> {
+        if fenced.is_empty() {
+            bail!("no follower could be fenced");
+        }
+        if sync > 0 && fenced.len() < asked && fenced.len() < (known + 1).saturating_sub(sync) {
+            let text = format!("Only {} of {known} followers could be fenced.", fenced.len());
+            if !self.may_lose(&text)? {
+                return Ok(None);
+            }
+        }
+        fenced.sort_by_key(|follower| std::cmp::Reverse(place(follower.node, follower.position)));
+        let Some(to) = &self.arguments.to else { return Ok(Some(0)) };
+        let at = fenced
+            .iter()
+            .position(|follower| follower.node.address == *to || follower.node.known_as.as_ref() == Some(to))
+            .ok_or_else(|| anyhow!("{to} could not be fenced"))?;
+        let (best, chosen) = (&fenced[0], &fenced[at]);
+        let foreseen = best.node.position() > chosen.node.position();
+        if best.position > chosen.position && !foreseen {
+            let text = format!("{to} is less advanced than {} after all.", best.node.announced());
+            if !self.may_lose(&text)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// Nobody is promoted: everybody follows whom it followed before.
+    fn release(&self, fenced: Vec<Fenced<'_>>) {
+        for Fenced { node, mut client, .. } in fenced {
+            let Some(leader) = node.leader() else { continue };
+            let port = leader.port.to_string();
+            if let Err(error) = client.must(&["REPLICAOF", &leader.host, &port]) {
+                eprintln!(
+                    "farkeep: {} is still fenced, tell it whom to follow (REPLICAOF): {error}",
+                    node.announced()
+                );
+            }
+        }
+    }
+
+    fn promote(&self, mut fenced: Vec<Fenced<'_>>, chosen: usize, sync: usize) -> Result<ExitCode> {
+        let mut leader = fenced.remove(chosen);
+        let name = leader.node.announced().clone();
+        if let Err(error) = leader.client.must(&["REPLICAOF", "NO", "ONE"]) {
+            fenced.push(leader);
+            self.release(fenced);
+            return Err(error
+                .context(format!("{name} could not be promoted; everybody follows the old leader again")));
+        }
+        let port = name.port.to_string();
+        let mut follow = 0;
+        for follower in &mut fenced {
+            match follower.client.must(&["REPLICAOF", &name.host, &port]) {
+                Ok(_) => follow += 1,
+                Err(error) => eprintln!("farkeep: {} does not follow: {error:#}", follower.node.announced()),
+            }
+        }
+        let led_ms = self.started.elapsed().as_millis();
+        // Who has a configuration file keeps its role over a restart.
+        for node in std::iter::once(&mut leader).chain(&mut fenced) {
+            node.client.call(&["CONFIG", "REWRITE"])?;
+        }
+        say!("{name} leads after {led_ms} ms; {follow} of {} others follow it.", fenced.len());
+        if fenced.len() < sync {
+            say!(
+                "With sync-followers {sync} it takes writes once {} more followers are there: bring one back, or lower it with \
+                 CONFIG SET sync-followers.",
+                sync - fenced.len()
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.wait("the new leader to have its followers", || {
+            let in_reach = leader.client.info("farkeep", "farkeep_followers_in_reach")?;
+            Ok((in_reach.parse::<usize>().unwrap_or(0) >= sync).then_some(()))
+        })?;
+        say!("It takes writes after {} ms.", self.started.elapsed().as_millis());
+        say!("When the old leader comes back: REPLICAOF {} {} there.", name.host, name.port);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The order in which followers are preferred: the most advanced, then the one with the lower priority that is not 0, as Sentinel
+/// sees it.
+fn place(node: &Node, position: Position) -> (Position, std::cmp::Reverse<u64>) {
+    let priority = match node.info.number("slave_priority") {
+        0 => u64::MAX,
+        priority => priority,
+    };
+    (position, std::cmp::Reverse(priority))
+}

@@ -1,0 +1,436 @@
+//! FAILOVER, and what follows from it for clients; the followers of a leader that is gone; `farkeep failover` and its kin.
+
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use farkeep_tests::load::{Ledger, Load};
+use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, wait};
+
+const WRITERS: u64 = 4;
+
+/// A leader and its followers.
+struct Group(Vec<Server>);
+
+impl Group {
+    /// A leader that wants one follower per write, and so many followers.
+    #[track_caller]
+    fn start(followers: usize) -> Self {
+        let node =
+            || ServerBuilder::farkeep().with_config_file().args("--sync-followers 1 --commit-timeout 60000");
+        let leader = node().start();
+        let mut nodes = vec![leader];
+        for _ in 0..followers {
+            let follower = node().start();
+            follower.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", nodes[0].port()));
+            nodes.push(follower);
+        }
+        for node in &mut nodes {
+            expect_link_trouble(node);
+        }
+        for follower in &nodes[1..] {
+            follower.client().expect_ok("CONFIG REWRITE");
+            wait_for_link(&nodes[0], follower);
+        }
+        wait::until("everybody to know everybody", || {
+            nodes[1..]
+                .iter()
+                .all(|node| node.info("farkeep", "farkeep_peers").split(',').count() == followers)
+        });
+        Self(nodes)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.0.iter().map(Server::port).collect()
+    }
+}
+
+fn state(node: &Server) -> String {
+    node.info("replication", "master_failover_state")
+}
+
+fn role(node: &Server) -> String {
+    node.info("replication", "role")
+}
+
+#[track_caller]
+fn wait_for_state(node: &Server, wanted: &str) {
+    wait::until(&format!("the state {wanted}"), || state(node) == wanted);
+}
+
+fn is_error(value: &Value, prefix: &str) -> bool {
+    value.error().is_some_and(|text| text.starts_with(prefix))
+}
+
+/// FAILOVER from one to the other, to its end.
+#[track_caller]
+fn fail_over(from: &Server, to: &Server) {
+    from.client().expect_ok(&format!("FAILOVER TO 127.0.0.1 {}", to.port()));
+    wait::until("the failover to be over", || state(from) == "no-failover" && role(from) == "slave");
+    assert_eq!(role(to), "master");
+    assert_eq!(from.info("replication", "master_port"), to.port().to_string());
+    assert_eq!(from.info("replication", "master_link_status"), "up");
+}
+
+/// Clients may have been told nothing but where not to write.
+#[track_caller]
+fn assert_only_redirects(ledger: &Ledger) {
+    let others: Vec<_> = ledger.errors.iter().filter(|(text, _)| !text.contains("READONLY")).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+/// Whether nothing is said on this connection for a while.
+fn is_silent(client: &mut Client) -> bool {
+    client.set_reply_timeout(Duration::from_millis(50));
+    let silent = client.reply_raw().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    client.set_reply_timeout(farkeep_tests::client::REPLY_TIMEOUT);
+    silent
+}
+
+#[test]
+fn failover_back_and_forth_under_load_loses_nothing_and_shows_clients_only_redirects() {
+    for threads in ["1", "2"] {
+        let node = || ServerBuilder::farkeep().args("--io-threads").args(threads);
+        let Pair { mut leader, mut follower } = Pair::with(node(), node()).expect_link_trouble();
+        let load = Load::roaming(&[leader.port(), follower.port()], WRITERS, 1);
+        for _ in 0..6 {
+            load.wait_for_more(300);
+            fail_over(&leader, &follower);
+            std::mem::swap(&mut leader, &mut follower);
+        }
+        load.wait_for_more(300);
+        let ledger = load.stop();
+        assert_only_redirects(&ledger);
+        ledger.assert_kept_by("the last leader", &mut leader.client());
+        wait::until("the follower to have applied everything", || {
+            follower.info("farkeep", "farkeep_applied_lsn") == leader.info("farkeep", "farkeep_appended_lsn")
+        });
+        ledger.assert_kept_by("the last follower", &mut follower.client());
+    }
+}
+
+#[test]
+fn the_other_follower_goes_along_to_the_new_leader_and_everybody_keeps_its_place_over_a_restart() {
+    let mut group = Group::start(2);
+    let load = Load::roaming(&group.ports(), WRITERS, 1);
+    load.wait_for_more(300);
+    fail_over(&group.0[0], &group.0[1]);
+    wait_for_link(&group.0[1], &group.0[2]);
+    assert_eq!(group.0[2].info("replication", "master_port"), group.0[1].port().to_string());
+    load.wait_for_more(300);
+    // Without a target, whoever is in sync first.
+    group.0[1].client().expect_ok("FAILOVER");
+    wait_for_state(&group.0[1], "no-failover");
+    load.wait_for_more(300);
+    let ledger = load.stop();
+    assert_only_redirects(&ledger);
+    let roles = |group: &Group| group.0.iter().map(role).collect::<Vec<_>>();
+    let before = roles(&group);
+    assert_eq!(before.iter().filter(|role| *role == "master").count(), 1, "{before:?}");
+    wait::until("all links to be up", || {
+        group.0.iter().filter(|node| node.info("replication", "master_link_status") == "up").count() == 2
+    });
+    for node in &mut group.0 {
+        assert!(node.stop().success());
+    }
+    for node in &mut group.0 {
+        node.restart();
+    }
+    assert_eq!(roles(&group), before);
+    let leader = before.iter().position(|role| role == "master").expect("a leader");
+    for follower in (0..3).filter(|at| *at != leader) {
+        wait_for_link(&group.0[leader], &group.0[follower]);
+    }
+    ledger.assert_kept_by("the leader", &mut group.0[leader].client());
+}
+
+#[test]
+fn a_failover_to_a_follower_that_stands_still_times_out_and_writes_go_on() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    let load = Load::roaming(&group.ports(), WRITERS, 1);
+    load.wait_for_more(300);
+    target.freeze();
+    load.wait_for_more(100);
+    leader.client().expect_ok(&format!("FAILOVER TO 127.0.0.1 {} TIMEOUT 300", target.port()));
+    assert_eq!(state(leader), "waiting-for-sync");
+    wait_for_state(leader, "no-failover");
+    load.wait_for_more(300);
+    target.thaw();
+    wait_for_link(leader, target);
+    assert_eq!(role(leader), "master");
+    let ledger = load.stop();
+    assert!(ledger.errors.is_empty(), "{:?}", ledger.errors);
+    ledger.assert_kept_by("the leader", &mut leader.client());
+}
+
+/// FORCE is for a target that is behind, not for one that is gone.
+#[test]
+fn a_forced_failover_to_a_follower_that_does_not_answer_leads_on() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.freeze();
+    leader.client().expect_ok("SET only here");
+    leader.client().expect_ok(&format!("FAILOVER TO 127.0.0.1 {} FORCE TIMEOUT 100", target.port()));
+    wait_for_state(leader, "failover-in-progress");
+    wait_for_state(leader, "no-failover");
+    leader.client().expect_ok("SET after that");
+    target.thaw();
+    // What was offered to it is void.
+    wait_for_link(leader, target);
+    assert_eq!((role(leader).as_str(), role(target).as_str()), ("master", "slave"));
+}
+
+#[test]
+fn during_a_failover_reads_are_answered_and_writes_wait_until_it_is_aborted() {
+    let pair = Pair::start().expect_link_trouble();
+    let (leader, target) = (&pair.leader, &pair.follower);
+    leader.client().expect_ok("SET k v");
+    target.freeze();
+    let failover = format!("FAILOVER TO 127.0.0.1 {}", target.port());
+    let mut client = leader.client();
+    let appended = || leader.info("farkeep", "farkeep_appended_lsn");
+    client.expect_ok(&failover);
+    let end = appended();
+    let mut writer = leader.client();
+    writer.send(&["SET", "k", "w"]).expect("it can be sent");
+    assert!(is_silent(&mut writer));
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
+    assert_eq!(client.words(&failover), Value::Error("ERR FAILOVER already in progress.".into()));
+    assert_eq!(
+        client.words("REPLICAOF NO ONE"),
+        Value::Error("ERR REPLICAOF not allowed while failing over.".into())
+    );
+    assert_eq!(appended(), end, "nothing is written meanwhile");
+    client.expect_ok("FAILOVER ABORT");
+    assert_eq!(state(leader), "no-failover");
+    target.thaw();
+    assert!(writer.reply().expect("a reply").is_ok());
+    assert_eq!(client.words("GET k").text().as_deref(), Some("w"));
+    assert_eq!(client.words("FAILOVER ABORT"), Value::Error("ERR No failover in progress.".into()));
+}
+
+#[test]
+fn what_waited_during_a_failover_is_redirected_and_a_multi_is_aborted() {
+    let pair = Pair::start().expect_link_trouble();
+    let (leader, target) = (&pair.leader, &pair.follower);
+    let mut watcher = leader.client();
+    watcher.expect_ok("WATCH k");
+    let mut queued = leader.client();
+    queued.expect_ok("MULTI");
+    queued.words("SET k queued");
+    target.freeze();
+    let mut early = leader.client();
+    early.send(&["SET", "early", "v"]).expect("it can be sent");
+    wait::until("the write to be appended", || {
+        leader.info("farkeep", "farkeep_appended_lsn") > leader.info("farkeep", "farkeep_committed_lsn")
+    });
+    leader.client().expect_ok("FAILOVER");
+    let mut writer = leader.client();
+    writer.send(&["SET", "k", "waiting"]).expect("it can be sent");
+    let mut executing = leader.client();
+    executing.expect_ok("MULTI");
+    executing.words("SET k executing");
+    executing.send(&["EXEC"]).expect("it can be sent");
+    assert!(is_silent(&mut writer) && is_silent(&mut executing));
+    target.thaw();
+    assert!(early.reply().expect("a reply").is_ok(), "what was executed before is committed first");
+    let refusal = "READONLY You can't write against a read only replica.";
+    let aborted = format!("EXECABORT Transaction discarded because of: {refusal}");
+    assert_eq!(writer.reply().expect("a reply"), Value::Error(refusal.into()));
+    assert_eq!(executing.reply().expect("a reply"), Value::Error(aborted.clone()));
+    assert_eq!(queued.words("EXEC"), Value::Error(aborted));
+    // Nobody was disconnected.
+    assert_eq!(writer.words("GET k"), Value::NullBulk);
+    // Back again: what became of a watched key meanwhile, nobody here saw.
+    wait::until("the failover to be over", || state(leader) == "no-failover" && role(target) == "master");
+    target.client().expect_ok("SET k elsewhere");
+    fail_over(target, leader);
+    watcher.expect_ok("MULTI");
+    watcher.words("SET k watched");
+    assert!(watcher.words("EXEC").is_null());
+}
+
+/// Words for which Redis has an answer that does not depend on replicas.
+#[test]
+fn failover_refuses_in_redis_words() {
+    let (redis, node) = (Server::redis(), Server::farkeep());
+    for words in [
+        "FAILOVER",
+        "FAILOVER ABORT",
+        "FAILOVER ABORT TIMEOUT 3",
+        "FAILOVER TIMEOUT 3 ABORT",
+        "FAILOVER TO",
+        "FAILOVER TO a",
+        "FAILOVER TO a b",
+        "FAILOVER TO a 1",
+        "FAILOVER TO a 1 TO b 2",
+        "FAILOVER TO a 1 FORCE",
+        "FAILOVER FORCE",
+        "FAILOVER FORCE FORCE",
+        "FAILOVER TIMEOUT",
+        "FAILOVER TIMEOUT 0",
+        "FAILOVER TIMEOUT -1",
+        "FAILOVER TIMEOUT x",
+        "FAILOVER TIMEOUT 1 TIMEOUT 1",
+        "failover to a 1 timeout 5 nonsense",
+    ] {
+        assert_eq!(node.client().words(words), redis.client().words(words), "{words}");
+    }
+    let pair = Pair::start();
+    for (words, text) in [
+        ("FAILOVER TO 127.0.0.1 1", "ERR FAILOVER target HOST and PORT is not a replica."),
+        (
+            "FAILOVER FORCE TIMEOUT 5",
+            "ERR FAILOVER with force option requires both a timeout and target HOST and IP.",
+        ),
+    ] {
+        assert_eq!(pair.leader.client().words(words), Value::Error(text.into()));
+    }
+    let refusal = pair.follower.client().words("FAILOVER");
+    assert_eq!(refusal, Value::Error("ERR FAILOVER is not valid when server is a replica.".into()));
+}
+
+/// Runs farkeep with these arguments until it ends.
+fn farkeep(args: &str, node: &Server) -> Output {
+    let mut command = Command::new(binary::farkeep());
+    command.args(args.split(' ')).args(["--node", &format!("127.0.0.1:{}", node.port())]);
+    command.stdin(Stdio::null()).output().expect("farkeep can be started")
+}
+
+#[track_caller]
+fn json(args: &str, node: &Server, code: i32) -> serde_json::Value {
+    let output = farkeep(&format!("{args} -o json"), node);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{out}{err}");
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
+#[test]
+fn a_group_is_shown_whichever_node_is_asked() {
+    let mut group = Group::start(2);
+    let address = |at: usize| format!("127.0.0.1:{}", group.0[at].port());
+    let (leader, follower) = (address(0), address(1));
+    for asked in &group.0 {
+        let topology = json("topology", asked, 0);
+        let nodes = topology["nodes"].as_array().expect("an array");
+        assert_eq!(nodes.len(), 3, "{topology:#}");
+        assert_eq!((&nodes[0]["address"], &nodes[0]["role"]), (&leader.clone().into(), &"leader".into()));
+        assert_eq!(nodes[0]["state"], "writable");
+        for node in &nodes[1..] {
+            assert_eq!((&node["follows"], &node["role"]), (&leader.clone().into(), &"follower".into()));
+            assert_eq!((&node["state"], &node["fabric"]), (&"streaming".into(), &"tcp".into()));
+        }
+        let status = json("status", asked, 0);
+        assert_eq!((&status["leader"], &status["verdict"]), (&leader.clone().into(), &"healthy".into()));
+    }
+    let lag = json("lag", &group.0[1], 0);
+    let lines = lag["followers"].as_array().expect("an array");
+    assert_eq!(lines.len(), 2, "{lag:#}");
+    assert!(lines.iter().all(|line| line["durable_lag_bytes"].is_u64()), "{lag:#}");
+    let history = json("history", &group.0[2], 0);
+    assert_eq!(history["reigns"][0]["nodes"].as_array().expect("an array").len(), 3, "{history:#}");
+    let table = farkeep("topology", &group.0[0]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("NODE") && table.contains(&leader) && table.contains(&follower), "{table}");
+
+    group.0[1].kill();
+    wait::until("the leader to miss it", || group.0[0].info("farkeep", "farkeep_followers_in_reach") == "1");
+    let status = json("status", &group.0[2], 4);
+    assert_eq!((&status["writable"], &status["verdict"]), (&true.into(), &"unhealthy".into()));
+    group.0[0].kill();
+    let status = json("status", &group.0[2], 5);
+    assert_eq!(status["leader"], serde_json::Value::Null);
+    let nobody = farkeep("status", &group.0[0]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&nobody.stderr).lines().count(), 1);
+}
+
+#[test]
+fn failover_on_the_command_line_makes_a_leader_that_answers_hand_over() {
+    let group = Group::start(2);
+    let load = Load::roaming(&group.ports(), WRITERS, 1);
+    load.wait_for_more(300);
+    let dry = farkeep("failover --dry-run", &group.0[2]);
+    assert!(dry.status.success());
+    assert_eq!(role(&group.0[0]), "master", "nothing has been done");
+    let to = format!("failover --to 127.0.0.1:{}", group.0[2].port());
+    let done = farkeep(&to, &group.0[1]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!((role(&group.0[0]).as_str(), role(&group.0[2]).as_str()), ("slave", "master"));
+    load.wait_for_more(300);
+    let ledger = load.stop();
+    assert_only_redirects(&ledger);
+    ledger.assert_kept_by("the new leader", &mut group.0[2].client());
+    // Who leads already is nobody's follower.
+    assert_eq!(farkeep(&to, &group.0[1]).status.code(), Some(1));
+}
+
+#[test]
+fn failover_after_a_kill_promotes_the_most_advanced_of_the_followers() {
+    let mut group = Group::start(2);
+    let load = Load::roaming(&group.ports()[..1], WRITERS, 1);
+    load.wait_for_more(300);
+    group.0[1].kill();
+    load.wait_for_more(300);
+    group.0[0].kill();
+    let ledger = load.stop();
+    group.0[1].restart();
+    let durable =
+        |node: &Server| node.info("farkeep", "farkeep_durable_lsn").parse::<u64>().expect("a number");
+    assert!(durable(&group.0[1]) < durable(&group.0[2]));
+    // One that was restarted remembers no peers; the other one does.
+    let done = farkeep("failover", &group.0[2]);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("nothing acknowledged is lost"), "{said}");
+    assert_eq!((role(&group.0[1]).as_str(), role(&group.0[2]).as_str()), ("slave", "master"));
+    let mut client = group.0[2].client();
+    client.expect_ok("SET first write");
+    ledger.assert_kept_by("the new leader", &mut client);
+    let replicaof = format!("replicaof 127.0.0.1 {}", group.0[2].port());
+    let text = std::fs::read_to_string(group.0[1].config_file()).expect("the file can be read");
+    assert!(text.contains(&replicaof), "{text}");
+    // The old leader comes back, believes to lead, and is told better.
+    group.0[0].restart();
+    group.0[0].client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", group.0[2].port()));
+    wait_for_link(&group.0[2], &group.0[0]);
+    ledger.assert_kept_by("the new leader", &mut client);
+}
+
+#[test]
+fn failover_with_too_few_followers_to_be_sure_is_not_done_unless_forced() {
+    let mut group = Group::start(2);
+    group.0[0].client().expect_ok("SET k v");
+    group.0[0].kill();
+    group.0[1].kill();
+    let refused = farkeep("failover", &group.0[2]);
+    assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stdout));
+    assert_eq!(
+        (role(&group.0[2]).as_str(), group.0[2].info("farkeep", "farkeep_fenced").as_str()),
+        ("slave", "0")
+    );
+    let forced = farkeep("failover --force", &group.0[2]);
+    assert!(forced.status.success(), "{}", String::from_utf8_lossy(&forced.stderr));
+    assert_eq!(role(&group.0[2]), "master");
+}
+
+/// What keeps a leader that is only out of sight from acknowledging anything behind a failover's back.
+#[test]
+fn a_leader_whose_followers_are_fenced_acknowledges_nothing_until_they_are_let_go() {
+    let group = Group::start(2);
+    let [leader, one, two] = &group.0[..] else { unreachable!() };
+    let mut ends = Vec::new();
+    for follower in [one, two] {
+        let reply = follower.client().words("FARKEEP.FENCE").elements().expect("an array");
+        ends.push(reply[1].int().expect("a position"));
+        assert_eq!(follower.info("farkeep", "farkeep_fenced"), "1");
+    }
+    wait::until("the leader to refuse writes", || is_error(&leader.client().words("SET k v"), "NOREPLICAS"));
+    for (follower, end) in [one, two].into_iter().zip(&ends) {
+        assert_eq!(follower.info("farkeep", "farkeep_durable_lsn"), end.to_string(), "what it said is final");
+        follower.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", leader.port()));
+        wait_for_link(leader, follower);
+    }
+    assert!(is_error(&leader.client().words("FARKEEP.FENCE"), "ERR"));
+}
