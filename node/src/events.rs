@@ -36,7 +36,7 @@ pub struct Event {
     pub at_ms: u64,
     /// How much it matters.
     pub level: Level,
-    /// What kind it is: `role`, `failover`, `follower`, `link`, `fabric`, `redundancy`, `sync`, `scrub`, `action`, `node`.
+    /// What kind it is: `role`, `failover`, `phase`, `follower`, `link`, `fabric`, `redundancy`, `sync`, `scrub`, `action`, `node`.
     pub kind: &'static str,
     /// For people.
     pub text: String,
@@ -49,6 +49,8 @@ pub struct Event {
 #[derive(Debug, Default)]
 pub struct Events {
     log: Mutex<VecDeque<Event>>,
+    /// The phase of a change of the leader that runs, and since when, in the node's microseconds.
+    phase: Mutex<Option<(&'static str, u64)>>,
 }
 
 impl Events {
@@ -75,6 +77,19 @@ impl Events {
             log.pop_front();
         }
         log.push_back(Event { seq, at_ms: unix_ms(), level, kind, text, took_ms });
+    }
+
+    /// A change of the leader enters its next phase, or is over (`None`). The phase before becomes an event.
+    pub fn phase(&self, now_us: u64, next: Option<&'static str>) {
+        let mut phase = self.phase.lock();
+        if phase.map(|(name, _)| name) == next {
+            return;
+        }
+        let before = std::mem::replace(&mut *phase, next.map(|name| (name, now_us)));
+        drop(phase);
+        if let Some((name, since_us)) = before {
+            self.note_timed(Level::Info, "phase", name, Some(now_us.saturating_sub(since_us) / 1000));
+        }
     }
 
     /// Events behind the one numbered `seq`, oldest first.

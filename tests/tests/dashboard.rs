@@ -70,6 +70,9 @@ fn page_loads_without_a_complaint_from_nowhere_else_and_agrees_with_info() {
     }
     browser.resize(400, 900);
     browser.wait_for("document.documentElement.scrollWidth <= 400");
+    browser.wait_for(
+        "[...document.querySelectorAll('#charts canvas')].every((canvas) => canvas.clientWidth < 380)",
+    );
     picture(&browser, "narrow");
 }
 
@@ -155,6 +158,43 @@ fn page_is_used_by_keyboard_alone() {
     let chosen = browser.script("return document.documentElement.dataset.theme");
     browser.press(key::ENTER);
     assert_ne!(browser.script("return document.documentElement.dataset.theme"), chosen);
+}
+
+#[test]
+fn failover_by_the_page_takes_a_typed_word_and_no_mouse() {
+    let password = "--requirepass secret --masterauth secret --http-actions yes --sync-followers 1";
+    let [a, b] = [free_port(), free_port()];
+    let mut leader = ServerBuilder::farkeep().args(&format!("--http-port {a} {password}")).start();
+    let address = format!("127.0.0.1 {}", leader.port());
+    let follower = ServerBuilder::farkeep().args(&format!("--http-port {b} {password}"));
+    let mut follower = follower.directive("replicaof", &address).start();
+    farkeep_tests::pair::expect_link_trouble(&mut leader);
+    farkeep_tests::pair::expect_link_trouble(&mut follower);
+    let browser = Browser::start();
+    browser.resize(1280, 900);
+    browser.open(&format!("http://default:secret@127.0.0.1:{a}/"));
+    // The address bar's password is the browser's now; scripts may not fetch from an address with one.
+    open(&browser, a);
+    browser.wait_for("document.querySelector('#verdict').dataset.level === 'info'");
+    browser.wait_for("document.querySelector('#topology a') !== null");
+    browser.wait_for("!document.querySelector('#actions').hidden");
+    browser.script("document.querySelector('#action-list button').focus()");
+    browser.press(key::ENTER);
+    browser.wait_for("document.querySelector('#confirm').open");
+    assert!(browser.text("#confirm-body").contains("At risk"), "{}", browser.text("#confirm-body"));
+    picture(&browser, "failover");
+    browser.press("failove");
+    browser.press(key::ENTER);
+    assert_eq!(browser.text("#confirm-result"), "", "a word that is not complete does nothing");
+    browser.press("r");
+    browser.press(key::ENTER);
+    browser.wait_for("document.querySelector('#facts').textContent.startsWith('follower')");
+    browser.wait_for("document.querySelector('#link')?.textContent.includes('✓ up')");
+    browser.wait_for(
+        "[...document.querySelectorAll('#events .kind')].some((kind) => kind.textContent === 'action')",
+    );
+    picture(&browser, "after-failover");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 fn with_page() -> (Server, u16) {

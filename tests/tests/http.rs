@@ -156,6 +156,93 @@ fn other_sites_get_nothing_out_of_a_node_without_a_password() {
     assert!(answer.header("access-control-allow-origin").is_empty());
 }
 
+/// An action takes, all at once: the switch, the password, this node's token, a request from its own page, and the action's name.
+#[test]
+fn failover_by_http_works_with_actions_on_and_is_impossible_with_anything_missing() {
+    let password = "--requirepass secret --masterauth secret";
+    let (off, off_port) = with_http(ServerBuilder::farkeep().args(password));
+    let off = off.start();
+    let with = |port: u16, headers: &[&str], body: &str| {
+        let all = [&["Authorization: Bearer secret", "Content-Type: application/json"], headers].concat();
+        http::request(port, "POST", "/api/v1/actions/failover", &all, body)
+    };
+    let token_of = |port| {
+        let answer = http::request(port, "GET", "/api/v1/session", &["Authorization: Bearer secret"], "");
+        answer.json()["csrf_token"].as_str().map(str::to_owned)
+    };
+    let body = r#"{"confirm":"failover"}"#;
+    assert_eq!(token_of(off_port), None);
+    assert_eq!(with(off_port, &["X-Farkeep-Csrf: "], body).status, 403);
+    drop(off);
+
+    let (leader, port) =
+        with_http(ServerBuilder::farkeep().args(password).args("--http-actions yes --sync-followers 1"));
+    let mut leader = leader.start();
+    let address = format!("127.0.0.1 {}", leader.port());
+    let follower =
+        ServerBuilder::farkeep().args(password).args("--sync-followers 1").directive("replicaof", &address);
+    let mut follower = follower.start();
+    for node in [&mut leader, &mut follower] {
+        expect_link_trouble(node);
+    }
+    let role = |server: &Server| {
+        let mut client = server.client();
+        client.expect_ok("AUTH secret");
+        client.try_info("replication", "role").ok().flatten().unwrap_or_default()
+    };
+    wait::until("the follower to be in reach", || {
+        let answer = http::request(port, "GET", "/api/v1/status", &["Authorization: Bearer secret"], "");
+        answer.status == 200 && answer.json()["followers"][0]["state"] == "streaming"
+    });
+    let token = format!("X-Farkeep-Csrf: {}", token_of(port).expect("actions are on"));
+    let refused = [
+        (with(port, &[], body), 403),
+        (with(port, &["X-Farkeep-Csrf: 0"], body), 403),
+        (with(port, &[&token, "Sec-Fetch-Site: cross-site"], body), 403),
+        (with(port, &[&token], r#"{"confirm":"yes"}"#), 400),
+        (with(port, &[&token], "confirm=failover"), 400),
+        (with(port, &[&token], r#"{"confirm":"failover","target":"10.0.0.1:1"}"#), 409),
+        (
+            http::request(
+                port,
+                "POST",
+                "/api/v1/actions/failover",
+                &[&token, "Content-Type: application/json"],
+                body,
+            ),
+            401,
+        ),
+        (
+            http::request(
+                port,
+                "POST",
+                "/api/v1/actions/failover",
+                &[&token, "Authorization: Bearer secret"],
+                body,
+            ),
+            415,
+        ),
+    ];
+    for (answer, status) in refused {
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+    assert_eq!(role(&leader), "master", "none of it did anything");
+    let answer = with(port, &[&token, "Sec-Fetch-Site: same-origin"], body);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    wait::until("the follower to lead", || role(&follower) == "master" && role(&leader) == "slave");
+    let events = http::request(port, "GET", "/api/v1/events", &["Authorization: Bearer secret"], "").json();
+    let told = |kind: &str, text: &str| {
+        events.as_array().is_some_and(|events| {
+            events.iter().any(|event| {
+                event["kind"] == kind && event["text"].as_str().is_some_and(|said| said.contains(text))
+            })
+        })
+    };
+    assert!(told("action", "is refused"), "{events}");
+    assert!(told("action", "has begun"), "{events}");
+    assert!(told("phase", "take over"), "{events}");
+}
+
 /// Whatever is sent gets an error and costs nothing: the node goes on serving.
 #[test]
 fn nonsense_is_refused_and_everybody_else_is_served() {

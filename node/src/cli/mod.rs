@@ -12,7 +12,7 @@ macro_rules! say {
 }
 
 mod advice;
-mod client;
+pub mod client;
 mod daemon;
 mod demo;
 mod group;

@@ -52,6 +52,7 @@ pub fn collect(node: &Node, config: &Config, engine: EngineInfo) -> InfoSnapshot
         process: process(),
         engine,
         stats: counters(node),
+        http: (config.http_bind.to_string(), config.http_port),
         maxmemory_bytes: config.maxmemory,
         maxmemory_policy: config.maxmemory_policy.to_string(),
         commands,

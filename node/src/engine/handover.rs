@@ -124,6 +124,19 @@ enum Stage {
     Gathering { until_ms: u64 },
 }
 
+impl Stage {
+    /// For the event log.
+    fn shown(&self) -> &'static str {
+        match self {
+            Self::WaitingForSync => "writes waited for a follower to hold the whole log",
+            Self::Offered { .. } => "writes waited for the follower's answer",
+            Self::Granted { .. } => "writes waited for the follower to take over",
+            Self::Following { .. } => "writes waited for the link to the new leader",
+            Self::Gathering { .. } => "the new leader waited for its followers",
+        }
+    }
+}
+
 impl Engine {
     /// `master_failover_state`.
     pub fn failover_state(&self) -> &'static str {
@@ -165,6 +178,7 @@ impl Engine {
     }
 
     fn hand_over(&mut self, node: &Node, order: Option<Order>, stage: Stage) {
+        node.events.phase(node.now_us(), Some(stage.shown()));
         self.handing_over = Some(HandingOver { order, stage });
         node.pause_for_handover(true);
     }
@@ -172,6 +186,7 @@ impl Engine {
     /// Writes need not wait any more.
     pub(super) fn end_handover(&mut self, node: &Node) {
         if self.handing_over.take().is_some() {
+            node.events.phase(node.now_us(), None);
             node.pause_for_handover(false);
             node.wake_workers();
         }

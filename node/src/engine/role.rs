@@ -27,6 +27,7 @@ use farkeep_proto::redo::FORMAT_VERSION;
 
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
 use crate::config::{Config, FabricChoice};
+use crate::events::Level;
 use crate::link::Followership;
 use crate::node::{Marks, Node};
 use crate::pubsub::PubSub;
@@ -364,6 +365,7 @@ impl Engine {
             self.end_handover(node);
         }
         let took_ms = node.now().ms - started.ms;
+        node.events.note_timed(Level::Info, "phase", format!("promoted in epoch {epoch}"), Some(took_ms));
         tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
     }

@@ -12,6 +12,7 @@ mod guard;
 mod history;
 mod metrics;
 mod page;
+mod peers;
 mod routes;
 mod sample;
 mod serve;
@@ -37,6 +38,7 @@ struct Shared {
     node: Arc<Node>,
     samples: watch::Receiver<Arc<Sample>>,
     history: Arc<Mutex<History>>,
+    pages: peers::Pages,
     /// A page of this server knows it, another site's page cannot.
     csrf_token: String,
 }
@@ -68,12 +70,16 @@ pub fn start(node: &Arc<Node>, listener: TcpListener) -> Result<JoinHandle<()>> 
     getrandom::fill(&mut random).map_err(|error| anyhow!("no random numbers from the kernel: {error}"))?;
     let csrf_token = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(thread::Builder::new().name("http".to_owned()).spawn(move || {
-        let (sampler, samples) = Sampler::new(Arc::clone(&node));
+        let pages = peers::Pages::default();
+        let (sampler, samples) = Sampler::new(Arc::clone(&node), Arc::clone(&pages));
         let history = Arc::default();
-        let shared = Arc::new(Shared { node, samples, history: Arc::clone(&history), csrf_token });
+        let shared = Arc::new(Shared { node, samples, history: Arc::clone(&history), pages, csrf_token });
         runtime.block_on(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => drop(tokio::spawn(serve::run(listener, routes::router(shared)))),
+                Ok(listener) => {
+                    tokio::spawn(peers::run(Arc::clone(&shared)));
+                    tokio::spawn(serve::run(listener, routes::router(shared)));
+                }
                 Err(error) => tracing::error!(%error, "the HTTP server cannot use its socket"),
             }
             // It ends when the node stops, and everything else with it.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::history::History;
+use super::peers::Pages;
 use super::status::{Distance, FollowerStatus, LastFailover, LostFollower, Status};
 use super::verdict::{self, Verdict};
 use crate::commands::info::snapshot::InfoSnapshot;
@@ -74,6 +75,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct Sampler {
     node: Arc<Node>,
+    pages: Pages,
     sender: watch::Sender<Arc<Sample>>,
     looks: u64,
     redo: Trend,
@@ -88,10 +90,11 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler, and what sees its samples.
-    pub fn new(node: Arc<Node>) -> (Self, watch::Receiver<Arc<Sample>>) {
+    pub fn new(node: Arc<Node>, pages: Pages) -> (Self, watch::Receiver<Arc<Sample>>) {
         let (sender, receiver) = watch::channel(Arc::default());
         let sampler = Self {
             node,
+            pages,
             sender,
             looks: 0,
             redo: Trend::default(),
@@ -244,6 +247,16 @@ impl Sampler {
         }
         self.note_lost(status);
         self.complete_lost(status, rate);
+        let pages = self.pages.lock();
+        for follower in &mut status.followers {
+            follower.page = pages.get(&follower.name).cloned();
+        }
+        for lost in &mut status.lost {
+            lost.page = pages.get(&lost.name).cloned();
+        }
+        if let Some(link) = &mut status.link {
+            link.page = pages.get(&link.leader).cloned();
+        }
     }
 
     fn note_lost(&mut self, status: &Status) {

@@ -174,6 +174,8 @@ pub struct FollowerStatus {
     pub catch_up_bytes_per_s: i64,
     /// When it will have caught up, if that is in sight.
     pub catch_up_s: Option<u64>,
+    /// Its own page, if it has one that can be opened from here.
+    pub page: Option<String>,
 }
 
 /// A follower that was there.
@@ -193,6 +195,8 @@ pub struct LostFollower {
     pub needs_sync_s: Option<u64>,
     /// It has.
     pub needs_sync: bool,
+    /// Its own page, if it had one.
+    pub page: Option<String>,
 }
 
 /// The link to the leader.
@@ -218,6 +222,8 @@ pub struct LinkStatus {
     pub mode: &'static str,
     /// Bytes that are durable here and not yet in the image.
     pub unapplied_bytes: u64,
+    /// The leader's page, if it has one that can be opened from here.
+    pub page: Option<String>,
 }
 
 /// What flows.
@@ -404,6 +410,7 @@ impl From<&LeaderLinkInfo> for LinkStatus {
             fabric_reason: link.fabric_reason.clone(),
             mode: link.mode.0,
             unapplied_bytes: 0,
+            page: None,
         }
     }
 }
@@ -432,6 +439,7 @@ impl From<&FollowerInfo> for FollowerStatus {
             checkpoint_lsn: info.checkpoint_lsn,
             catch_up_bytes_per_s: 0,
             catch_up_s: None,
+            page: None,
         }
     }
 }

@@ -346,6 +346,8 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_held_replies_failed": stats.held_failed,
         "farkeep_log_full_waits": stats.log_full_waits,
         "farkeep_published_lost": stats.published_lost,
+        "farkeep_http_port": info.http.1,
+        "farkeep_http_bind": info.http.0,
         "farkeep_rdma_device": engine.rdma_device,
         "farkeep_rdma_unusable": engine.rdma_unusable,
         "farkeep_failure": engine.failure,

@@ -18,6 +18,8 @@ pub struct InfoSnapshot {
     pub engine: EngineInfo,
     /// Section Stats.
     pub stats: StatsInfo,
+    /// `http-bind` and `http-port`.
+    pub http: (String, u16),
     /// `maxmemory`, 0 for none.
     pub maxmemory_bytes: u64,
     /// `maxmemory-policy`.

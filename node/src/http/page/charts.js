@@ -44,7 +44,10 @@ const drawn = new Map();
 
 // While nobody points at a time, the figures below a chart are the latest.
 function showLast(plot, data) {
-  if (plot.cursor.left < 0) plot.setLegend({ idx: data[0].length - 1 });
+  // The plot draws itself, and its legend, once this script is done.
+  setTimeout(() => {
+    if (!(plot.cursor.left >= 0)) plot.setLegend({ idx: data[0].length - 1 });
+  });
 }
 
 export function draw(container, history) {

@@ -100,8 +100,8 @@ function nodeBox(name, role, note, level, link) {
 
 function showTopology(status) {
   const shape = JSON.stringify([
-    status.name, status.role, status.epoch, status.verdict.level, status.link && [status.link.leader, status.link.up, status.link.fabric, status.link.mode, status.link.http],
-    status.followers.map((f) => [f.name, f.state, f.fabric, f.mode, f.fabric_reason, f.http]), status.lost.map((l) => l.name),
+    status.name, status.role, status.epoch, status.verdict.level, status.link && [status.link.leader, status.link.up, status.link.fabric, status.link.mode, status.link.page],
+    status.followers.map((f) => [f.name, f.state, f.fabric, f.mode, f.fabric_reason, f.page]), status.lost.map((l) => [l.name, l.page]),
   ]);
   if (showTopology.shape === shape) return;
   showTopology.shape = shape;
@@ -112,7 +112,7 @@ function showTopology(status) {
   if (status.link) {
     const link = status.link;
     root.append(
-      el('div', 'tier', nodeBox(link.leader, 'leader', link.up ? 'link up' : 'link down', link.up ? 'info' : 'warning', link.http)),
+      el('div', 'tier', nodeBox(link.leader, 'leader', link.up ? 'link up' : 'link down', link.up ? 'info' : 'warning', link.page)),
       el('div', 'wire', fabricBadge(link.fabric, link.mode, link.fabric_reason)),
       el('div', 'tier', self),
     );
@@ -121,10 +121,10 @@ function showTopology(status) {
   const branches = el('div', 'branches');
   for (const f of status.followers) {
     const level = f.state === 'streaming' ? 'info' : 'warning';
-    branches.append(el('div', 'branch', el('div', 'wire', fabricBadge(f.fabric, f.mode, f.fabric_reason)), nodeBox(f.name, 'follower', f.state, level, f.http)));
+    branches.append(el('div', 'branch', el('div', 'wire', fabricBadge(f.fabric, f.mode, f.fabric_reason)), nodeBox(f.name, 'follower', f.state, level, f.page)));
   }
   for (const l of status.lost) {
-    branches.append(el('div', 'branch', el('div', 'wire gone', el('span', 'badge', '✕ lost')), nodeBox(l.name, 'follower', `gone since ${format.clock(l.since_ms)}`, 'critical')));
+    branches.append(el('div', 'branch', el('div', 'wire gone', el('span', 'badge', '✕ lost')), nodeBox(l.name, 'follower', `gone since ${format.clock(l.since_ms)}`, 'critical', l.page)));
   }
   if (!branches.children.length) branches.append(el('p', 'note', 'No followers.'));
   root.append(el('div', 'tier', self), branches);
@@ -316,6 +316,113 @@ async function loadEvents(upTo) {
   );
 }
 
+// ---- Actions: each is confirmed by typing its name, after a look at what is at stake
+
+let session = { actions: false };
+let asking = null;
+
+function newAction(text, label, start) {
+  const button = el('button', '', label);
+  button.type = 'button';
+  button.addEventListener('click', start);
+  return el('div', 'action', el('p', '', text), button);
+}
+
+async function loadSession() {
+  const answer = await getJson('/api/v1/session');
+  if (!answer) return;
+  session = answer;
+  const list = $('action-list');
+  if (!session.actions) {
+    // Switched off is nothing to be told about; switched on without a password is.
+    $('actions').hidden = !session.why_not?.includes('password');
+    list.replaceChildren(el('p', 'note', session.why_not ?? ''));
+    return;
+  }
+  if (list.dataset.ready) return;
+  list.dataset.ready = 'yes';
+  list.replaceChildren(
+    newAction('Let a follower that holds the whole log take over. Clients see a pause, nothing acknowledged is lost.', 'Fail over…', askFailover),
+    newAction('Call a failover off that has not gone too far.', 'Abort failover…', () => ask('abort-failover', 'Abort the failover', [el('p', '', 'This leader leads on. If the target has taken over already, it is refused.')], () => ({}))),
+  );
+  $('actions').hidden = false;
+}
+
+function preflight(status, target) {
+  const follower = status.followers.find((f) => f.name === target);
+  const lines = [
+    `At risk if this node died instead: ${status.at_risk.bytes === null ? 'everything' : `${format.bytes(status.at_risk.bytes)}, ${format.time(status.at_risk.us)}`}.`,
+    follower
+      ? `${follower.name}: ${follower.state}, ${format.bytes(follower.stages[1].lag_bytes)} (${format.time(follower.stages[1].lag_us)}) from durable, ${format.bytes(follower.stages[2].lag_bytes)} from applied; durable p99 ${format.time(follower.stages[1].p99_us)}.`
+      : 'Whoever is first to hold the whole log takes over.',
+    'Writes wait until it is over, or 10 s at the most; then this leader leads on.',
+    `${status.followers_in_reach} in reach now; the new leader needs ${status.sync_followers} for a write, of which this node becomes one.`,
+  ];
+  if (stalledAny(status)) lines.unshift('▲ A follower stands still at the moment.');
+  return el('ul', '', ...lines.map((line) => el('li', '', line)));
+}
+
+function stalledAny(status) {
+  return status.followers.some(stalled);
+}
+
+function askFailover() {
+  if (!latest) return;
+  const select = el('select', '', el('option', '', 'whoever is first'));
+  select.id = 'target';
+  select.firstElementChild.value = '';
+  for (const follower of latest.followers.filter((f) => f.online)) {
+    const option = el('option', '', follower.name);
+    option.value = follower.name;
+    select.append(option);
+  }
+  const label = el('label', '', 'Who is to lead: ', select);
+  const facts = el('div');
+  const look = () => facts.replaceChildren(preflight(latest, select.value));
+  select.addEventListener('change', look);
+  look();
+  ask('failover', 'Fail over', [label, facts], () => (select.value ? { target: select.value } : {}));
+}
+
+function ask(action, title, body, words) {
+  asking = { action, words };
+  set($('confirm-title'), title);
+  $('confirm-body').replaceChildren(...body);
+  set($('confirm-expected'), action);
+  set($('confirm-result'), '');
+  $('confirm-word').value = '';
+  $('confirm-go').disabled = true;
+  $('confirm').showModal();
+  $('confirm-word').focus();
+}
+
+$('confirm-word').addEventListener('input', () => {
+  $('confirm-go').disabled = $('confirm-word').value !== asking.action;
+});
+$('confirm-word').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter') {
+    event.preventDefault();
+    if (!$('confirm-go').disabled) $('confirm-go').click();
+  }
+});
+$('confirm-cancel').addEventListener('click', () => $('confirm').close());
+$('confirm-go').addEventListener('click', async () => {
+  $('confirm-go').disabled = true;
+  set($('confirm-result'), 'asking…');
+  try {
+    const answer = await fetch(`/api/v1/actions/${asking.action}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-farkeep-csrf': session.csrf_token },
+      body: JSON.stringify({ confirm: $('confirm-word').value, ...asking.words() }),
+    });
+    const said = await answer.json();
+    set($('confirm-result'), said.ok ? `✓ ${said.text}` : `✕ refused: ${said.text}`);
+    if (said.ok) setTimeout(() => $('confirm').close(), 1500);
+  } catch {
+    set($('confirm-result'), '✕ no answer: look at the events before trying again');
+  }
+});
+
 // ---- Getting data
 
 async function getJson(path) {
@@ -419,5 +526,7 @@ addEventListener('resize', () => {
 try { applyTheme(localStorage.getItem('farkeep-theme')); } catch { /* No storage, no choice. */ }
 connect();
 loadHistory();
+loadSession();
+setInterval(loadSession, 10_000);
 setInterval(loadHistory, 2000);
 setInterval(showAge, 500);
