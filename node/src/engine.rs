@@ -6,6 +6,7 @@
 
 mod access;
 mod handover;
+mod muster;
 mod report;
 mod role;
 
@@ -32,6 +33,7 @@ use handover::HandingOver;
 
 pub use access::Access;
 pub use handover::{Handover, Order, Succession};
+use muster::Muster;
 pub use report::RoleReport;
 pub use role::Opened;
 use role::Role;
@@ -68,6 +70,8 @@ pub struct Engine {
     last_committed: Lsn,
     /// A change of the leader that is under way.
     handing_over: Option<HandingOver>,
+    /// The peers are asked before this node is promoted, or were.
+    mustering: Option<Muster>,
     /// This node follows whom its own followers should follow as well: it has handed over.
     moved: bool,
     /// The bytes in use, which a crash leaves slightly off, are being counted again.

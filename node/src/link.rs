@@ -26,6 +26,7 @@ use parking_lot::MutexGuard;
 use crate::config::Config;
 use crate::engine::{Engine, Handover};
 use crate::node::{Node, OpenWindow};
+use crate::peers;
 use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
 use crate::throttle::Throttle;
@@ -430,6 +431,7 @@ impl Link {
                     continue;
                 }
                 Some(Body::Peers(peers)) => {
+                    peers::save(&self.node.config().pool, self.leader.as_ref(), &peers);
                     if let Some(follows) = &mut *self.node.followership() {
                         follows.peers = peers;
                     }

@@ -12,6 +12,7 @@ mod http;
 mod link;
 mod log_writer;
 mod node;
+mod peers;
 mod pubsub;
 mod rdma;
 mod replayer;

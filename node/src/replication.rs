@@ -28,6 +28,7 @@ pub use crate::config::LeaderAddress;
 use crate::config::{DurabilityChoice, FabricChoice};
 use crate::engine::Engine;
 use crate::node::Node;
+use crate::peers;
 use crate::pubsub::Message;
 use crate::rdma::memory::Memory;
 use crate::stats;
@@ -112,12 +113,26 @@ impl std::fmt::Debug for Attached {
     }
 }
 
+/// A follower that this leader has had, for the others to be told of.
+#[derive(Debug)]
+struct Known {
+    node_id: Vec<u8>,
+    address: control::PeerAddress,
+    /// Since when it has been gone, and where the log ended then.
+    gone: Option<(u64, Lsn)>,
+}
+
+/// A follower that has been gone for so long, and of whose log the others hold all that matters, is not coming back.
+const FORGET_MS: u64 = 60_000;
+
 /// The sessions of one reign.
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_id: HashMap<FollowerId, Session>,
     /// All followers of this reign, also those that went: any of them may hold what a failover must not lose.
-    known: Vec<control::PeerAddress>,
+    known: Vec<Known>,
+    /// What of them the pool remembers.
+    remembered: Option<control::Peers>,
     done: Vec<Completion>,
     /// Published messages not yet passed on: those of this turn, and those that wait for a commit.
     published: VecDeque<Arc<Message>>,
@@ -133,6 +148,12 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// No sessions yet, in a group that had these followers.
+    pub fn knowing(addresses: Vec<control::PeerAddress>) -> Self {
+        let known = |address| Known { node_id: Vec::new(), address, gone: None };
+        Self { known: addresses.into_iter().map(known).collect(), ..Self::default() }
+    }
+
     /// Posts what it lacks to every follower that was not sent the log up to `until` yet; with `tail` to every one, for the
     /// tail cell's sake.
     /// Returns whether anything went out.
@@ -268,27 +289,53 @@ impl Sessions {
         }
     }
 
-    /// Tells every follower who the others are, if that has changed since it was last told. To be called ten times a second.
+    /// Tells every follower who the others are, if that has changed since it was last told. To be called ten times a second, and as
+    /// soon as a follower joins, so that the others know of it before anything is acknowledged because of it.
+    ///
+    /// Those that are gone count as well: whatever was acknowledged because of them may be nowhere else, and they may come back to this
+    /// leader when it has been replaced without knowing. They are forgotten when neither is likely any more.
     pub fn introduce(&mut self, node: &Node, leader: &Leader) {
-        for follower in leader.followers() {
-            let peer = control::PeerAddress { host: follower.address.clone(), port: follower.port.into() };
-            if !self.known.contains(&peer) {
-                self.known.push(peer);
-            }
+        self.note_known(leader);
+        let sync = leader.config().sync_followers;
+        let followers: Vec<_> = self.known.iter().map(|known| known.address.clone()).collect();
+        let all = control::Peers { followers, sync_followers: sync as u32, yourself: None };
+        if self.remembered.as_ref() != Some(&all) {
+            peers::save(&node.config().pool, None, &all);
+            self.remembered = Some(all.clone());
         }
-        let peers = control::Peers {
-            followers: self.known.clone(),
-            sync_followers: leader.config().sync_followers as u32,
-        };
-        let untold = |session: &Session| session.ready && session.peers_told.as_ref() != Some(&peers);
-        let untold: Vec<FollowerId> =
-            self.by_id.iter().filter(|(_, session)| untold(session)).map(|(&id, _)| id).collect();
-        for id in untold {
-            self.say_at_once(node, id, Body::Peers(peers.clone()));
-            if let Some(session) = self.by_id.get_mut(&id) {
+        let mut untold = Vec::new();
+        for (&id, session) in self.by_id.iter_mut().filter(|(_, session)| session.ready) {
+            let Some(follower) = leader.follower(id) else { continue };
+            let peers = control::Peers { yourself: Some(address_of(follower)), ..all.clone() };
+            if session.peers_told.as_ref() != Some(&peers) {
                 session.peers_told = Some(peers.clone());
+                untold.push((id, peers));
             }
         }
+        for (id, peers) in untold {
+            self.say_at_once(node, id, Body::Peers(peers));
+        }
+    }
+
+    fn note_known(&mut self, leader: &Leader) {
+        for follower in leader.followers() {
+            let address = address_of(follower);
+            let same = |known: &Known| known.node_id == follower.node_id || known.address == address;
+            match self.known.iter_mut().find(|known| same(known)) {
+                Some(known) => *known = Known { node_id: follower.node_id.clone(), address, gone: None },
+                None => {
+                    self.known.push(Known { node_id: follower.node_id.clone(), address, gone: None });
+                }
+            }
+        }
+        let (now_ms, sync) = (self.now_ms, leader.config().sync_followers.max(1));
+        self.known.retain_mut(|known| {
+            if leader.followers().any(|follower| follower.node_id == known.node_id) {
+                return true;
+            }
+            let (since_ms, end) = *known.gone.get_or_insert((now_ms, leader.appended()));
+            now_ms.saturating_sub(since_ms) < FORGET_MS || leader.followers_durable_at(end) < sync
+        });
     }
 
     /// Takes what is to be sent on a control channel; `None` when the session is over. Published messages stay while
@@ -386,6 +433,11 @@ impl Sessions {
         }
         Ok(())
     }
+}
+
+/// Where clients reach a follower.
+fn address_of(follower: &FollowerEntry) -> control::PeerAddress {
+    control::PeerAddress { host: follower.address.clone(), port: follower.port.into() }
 }
 
 fn encode_published(message: &Message, out: &mut Vec<u8>) {
@@ -565,6 +617,7 @@ impl ControlPeer {
                     if !again {
                         sessions.start_if_ready(leader, id, now)?;
                     }
+                    sessions.introduce(node, leader);
                 }
                 Some(Body::Status(status)) => {
                     let id = FollowerId::new(status.session);
@@ -646,6 +699,7 @@ impl ControlPeer {
                 }
                 control::encode(Body::Welcome(welcome), out);
                 sessions.by_id.insert(id, session);
+                sessions.introduce(node, leader);
                 self.session = Some(id);
                 self.follower = leader
                     .follower(id)

@@ -377,10 +377,47 @@ pub struct Peers {
     /// The leader's `sync-followers`.
     #[prost(uint32, tag = "2")]
     pub sync_followers: u32,
+    /// Which of them is told this.
+    #[prost(message, optional, tag = "3")]
+    pub yourself: Option<PeerAddress>,
+}
+
+/// What a pool remembers of the group. It is not sent to anybody.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Remembered {
+    /// Whom the node follows; nobody if it leads.
+    #[prost(message, optional, tag = "1")]
+    pub leader: Option<PeerAddress>,
+    /// What it knows.
+    #[prost(message, required, tag = "2")]
+    pub peers: Peers,
+}
+
+/// What a follower holds that has left its leader for a peer that is about to be promoted.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Holdings {
+    /// The epoch of its log's last record.
+    #[prost(uint32, tag = "1")]
+    pub log_epoch: u32,
+    /// Where its log ends.
+    #[prost(fixed64, tag = "2")]
+    pub durable_lsn: u64,
+    /// Where its log begins.
+    #[prost(fixed64, tag = "3")]
+    pub oldest_lsn: u64,
+    /// It takes part in no epoch below this one.
+    #[prost(uint32, tag = "4")]
+    pub promised_epoch: u32,
+    /// The reigns that its log has seen, oldest first.
+    #[prost(message, repeated, tag = "5")]
+    pub history: Vec<Reign>,
+    /// Its dataset.
+    #[prost(bytes = "vec", tag = "6")]
+    pub dataset_id: Vec<u8>,
 }
 
 /// Where clients reach a node.
-#[derive(Clone, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
 pub struct PeerAddress {
     /// Its host.
     #[prost(string, tag = "1")]

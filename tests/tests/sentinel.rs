@@ -184,6 +184,38 @@ fn a_leader_that_stood_still_acknowledges_nothing_more_and_follows() {
     scene.check(&history, leader);
 }
 
+/// As before, but it wakes up at the worst moment: its successor has been promoted, and the sentinels have not told the other
+/// follower yet. With that one it could go on acknowledging.
+#[test]
+fn a_leader_that_wakes_up_between_promotion_and_reconfiguration_acknowledges_nothing_that_is_lost() {
+    let mut scene = Scene::start();
+    let fault = Instant::now();
+    scene.group.nodes[0].freeze();
+    wait::until("a follower to be promoted", || {
+        (1..3).any(|at| scene.group.nodes[at].info("replication", "role") == "master")
+    });
+    scene.group.nodes[0].thaw();
+    let leader = scene.successor(0);
+    let history = scene.end(leader);
+    scene.tell("SIGSTOP + SIGCONT at the promotion", &history, fault, 0);
+    scene.check(&history, leader);
+}
+
+/// The sentinels and the follower that they prefer do not reach the leader any more; its clients and the other follower do.
+#[test]
+fn a_leader_that_only_clients_and_one_follower_reach_acknowledges_nothing_that_is_lost() {
+    let mut scene = Scene::with(Group::with_priorities([Some(10), Some(100)]));
+    let fault = Instant::now();
+    scene.group.doors[0].cut_but(scene.group.second_followers.clone());
+    let leader = scene.successor(0);
+    assert_eq!(leader, 1);
+    scene.clients.shared.wait_for_more(300);
+    scene.group.doors[0].heal();
+    let history = scene.end(leader);
+    scene.tell("the leader cut off from sentinels and one follower", &history, fault, 0);
+    scene.check(&history, leader);
+}
+
 /// The disk was lost, the process is started again by itself, quicker than the sentinels notice. Redis's followers would now
 /// take over its empty dataset.
 #[test]

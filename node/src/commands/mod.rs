@@ -15,8 +15,8 @@ pub mod server;
 pub mod subcommand;
 pub mod transactions;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use farkeep_core::lsn::Lsn;
 use farkeep_keystore::CommandError;
@@ -56,7 +56,7 @@ pub enum Flow {
 #[derive(Debug)]
 pub struct Call<'a> {
     /// The process.
-    pub node: &'a Node,
+    pub node: &'a Arc<Node>,
     /// The configuration at the start of the turn.
     pub config: &'a Config,
     /// The engine, held for the turn.
@@ -137,11 +137,13 @@ enum Run {
 /// Not for clients, and so not told by COMMAND.
 const REPLICATION_GROUP: &str = "farkeep";
 
-/// The commands by which a follower turns a connection into its own, and by which a failover fences one.
+/// The commands by which a follower turns a connection into its own, and by which failovers fence them and have them come.
 static REPLICATION: &[(Command, NodeFn)] = &[
     (internal("farkeep.replicate", 1), replication::replicate),
     (internal("farkeep.window", 2), replication::window),
     (internal("farkeep.fence", 1), replication::fence),
+    (internal("farkeep.muster", 3), replication::muster),
+    (internal("farkeep.records", 3), replication::records),
 ];
 
 const fn internal(name: &'static str, arity: i32) -> Command {
@@ -177,6 +179,8 @@ fn node_function(name: &str) -> Option<NodeFn> {
         "exec" => transactions::exec,
         "failover" => replication::failover,
         "farkeep.fence" => replication::fence,
+        "farkeep.muster" => replication::muster,
+        "farkeep.records" => replication::records,
         "farkeep.replicate" => replication::replicate,
         "farkeep.window" => replication::window,
         "hello" => connection::hello,

@@ -1,7 +1,9 @@
 //! ROLE, REPLICAOF, WAIT, WAITAOF, and the two commands by which a follower turns a connection into its own.
 
+use farkeep_core::lsn::Lsn;
 use farkeep_proto::number::parse_i64;
 use farkeep_proto::resp::Encoder;
+use prost::Message as _;
 
 use super::{Call, Flow};
 use crate::engine::Order;
@@ -149,6 +151,35 @@ fn failover_request(call: &Call<'_>, argv: &[&[u8]]) -> Result<Option<Order>, &'
     };
     let deadline_ms = timeout_ms.map(|ms| call.now.ms.saturating_add(ms));
     Ok(Some(Order { target, force, deadline_ms }))
+}
+
+/// FARKEEP.MUSTER host port: a peer is about to be promoted; what this node holds, as [`farkeep_proto::control::Holdings`].
+pub fn muster(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    let port = parse_i64(argv[2]).and_then(|port| u16::try_from(port).ok());
+    let (Ok(host), Some(port)) = (std::str::from_utf8(argv[1]), port) else {
+        call.error("ERR Invalid address");
+        return Flow::Continue;
+    };
+    match call.engine.come_to(call.node, LeaderAddress { host: host.to_owned(), port }) {
+        Ok(holdings) => call.reply().bulk(&holdings.encode_to_vec()),
+        Err(error) => call.error(&format!("ERR cannot come: {error:#}")),
+    }
+    Flow::Continue
+}
+
+/// FARKEEP.RECORDS from to: bytes of the log.
+pub fn records(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    let lsn = |word: &[u8]| parse_i64(word).and_then(|lsn| u64::try_from(lsn).ok()).map(Lsn::new);
+    let (Some(from), Some(to)) = (lsn(argv[1]), lsn(argv[2])) else {
+        call.error("ERR value is not an integer or out of range");
+        return Flow::Continue;
+    };
+    let bytes = call.engine.records(from, to).map(|(head, tail)| [head, tail].concat());
+    match bytes {
+        Ok(bytes) => call.reply().bulk(&bytes),
+        Err(error) => call.error(&format!("ERR {error:#}")),
+    }
+    Flow::Continue
 }
 
 /// FARKEEP.FENCE: epoch and end of the log of a follower that its leader gets nothing out of any more.

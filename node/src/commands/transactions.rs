@@ -100,14 +100,17 @@ pub fn exec(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
     }
     let Some(multi) = &call.session.multi else { return Flow::Continue };
     if multi.queued.iter().any(super::replication::is_promotion) {
-        match call.engine.succession(call.node, call.now) {
+        let granted = call.engine.succession(call.node, call.now);
+        let succession = match granted {
+            Succession::Open => call.engine.muster(call.node, call.now),
+            other => other,
+        };
+        match succession {
             Succession::Open => {}
             Succession::Waits => return Flow::Stall(Obstacle::Handover),
-            Succession::Refused => {
+            Succession::Refused(why) => {
                 end(call);
-                call.error(
-                    "EXECABORT Transaction discarded because of: the leader hands over to another node",
-                );
+                call.error(&format!("EXECABORT Transaction discarded because of: {why}"));
                 return Flow::Continue;
             }
         }

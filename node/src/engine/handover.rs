@@ -18,13 +18,13 @@
 //! [`ANSWER_LIMIT_MS`] + [`ARRIVAL_LIMIT_MS`] from its own request on, which came before the grant: however long either of them is
 //! stopped meanwhile, the follower does not take over once the leader has begun to lead on. While a grant is out there is no other, whoever asks.
 //!
-//! A leader that a follower asks and that does not answer in [`ANSWER_LIMIT_MS`] is taken for dead, and the promotion is one like any
-//! other. Nothing on the way is persistent: who crashes meanwhile is what it was before. Only the outcome is: everyone writes whom it
+//! A leader that a follower asks and that does not answer in [`SILENCE_LIMIT_MS`] is taken for dead: the follower asks its peers
+//! ([`super::muster`]). Nothing on the way is persistent: who crashes meanwhile is what it was before. Only the outcome is: everyone writes whom it
 //! follows into its configuration file.
 //!
 //! A lone `REPLICAOF NO ONE` asks nobody: who wants to detach a follower does not want to stop its leader.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::heap::RedoSink;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
@@ -41,6 +41,9 @@ use crate::worker::Now;
 
 /// How long a leader may take to answer.
 const ANSWER_LIMIT_MS: u64 = 500;
+/// How long a leader may be silent before a promotion that Sentinel wants goes on without it, which loses nothing either
+/// ([`super::muster`]): it may be the leader's death that is the reason, and clients wait.
+const SILENCE_LIMIT_MS: u64 = 200;
 /// How long the end of the leader's log may take to arrive after it was asked.
 const ARRIVAL_LIMIT_MS: u64 = 3000;
 /// A request that nobody has looked at for so long belongs to an earlier attempt.
@@ -81,14 +84,14 @@ impl Handover {
 }
 
 /// Whether a follower may be promoted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Succession {
     /// Now.
     Open,
     /// The leader has yet to hand over.
     Waits,
-    /// Not at all: the leader hands over to somebody else.
-    Refused,
+    /// Not at all, and why.
+    Refused(String),
 }
 
 /// What FAILOVER asks for.
@@ -272,13 +275,13 @@ impl Engine {
                 handover.looked_at_ms = now.ms;
                 let waited_ms = now.ms.saturating_sub(handover.asked_at_ms);
                 let waits = match handover.end {
-                    None => waited_ms < ANSWER_LIMIT_MS,
+                    None => waited_ms < SILENCE_LIMIT_MS,
                     Some(end) => durable < end && waited_ms < ARRIVAL_LIMIT_MS,
                 };
                 match waits {
                     _ if handover.refused => {
                         follows.handover = None;
-                        Succession::Refused
+                        Succession::Refused("the leader hands over to another node".to_owned())
                     }
                     true => Succession::Waits,
                     false => Succession::Open,
@@ -423,10 +426,17 @@ impl Engine {
     /// When this node does not follow, or the window could not be taken away from the leader.
     pub fn fence(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
         let state = self.pool.log().state();
+        ensure!(node.followership().is_some(), "this node does not follow");
+        recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
+        self.leave_leader(node)
+    }
+
+    /// Closes the window to the leader for as long as nobody says whom to follow, or this node restarts. What is returned is final
+    /// till then.
+    pub(super) fn leave_leader(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
         {
             let mut guard = node.followership();
             let follows = guard.as_mut().context("this node does not follow")?;
-            recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
             follows.fence(node.now().ms);
         }
         node.link.raise();
@@ -466,7 +476,7 @@ impl Leading {
 }
 
 /// Sentinel rewrites the files of those that it tells what to be. Here nobody else does.
-fn rewrite_config(node: &Node) {
+pub(super) fn rewrite_config(node: &Node) {
     if let Some(path) = &node.config_file
         && let Err(error) = config::rewrite(&node.config(), path)
     {

@@ -22,7 +22,7 @@ use farkeep_fabric::{Identity, LogMemory, history, shm};
 use farkeep_follower::{self as follower, Action, Follower};
 use farkeep_keystore::Keystore;
 use farkeep_leader::{Leader, LocalWatermarks, Start};
-use farkeep_proto::control::{self, FabricOffer};
+use farkeep_proto::control::FabricOffer;
 use farkeep_proto::redo::FORMAT_VERSION;
 
 use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
@@ -30,6 +30,7 @@ use crate::config::{Config, FabricChoice};
 use crate::events::Level;
 use crate::link::Followership;
 use crate::node::{Marks, Node};
+use crate::peers;
 use crate::pubsub::PubSub;
 use crate::replication::{LeaderAddress, Sessions, durability};
 use crate::watch::Watches;
@@ -174,6 +175,7 @@ impl Engine {
             reign: 0,
             last_committed: Lsn::ZERO,
             handing_over: None,
+            mustering: None,
             moved: false,
             recounting: false,
             counters: Counters::default(),
@@ -226,7 +228,7 @@ impl Engine {
             heap,
             appender,
             machine,
-            sessions: Sessions::default(),
+            sessions: Sessions::knowing(peers::others(&config.pool)),
             memory: LogRef(log),
             tail_due_ms: None,
         }));
@@ -278,6 +280,7 @@ impl Engine {
         );
         self.role = Role::Follower(Following { view, consistent_at, disposable: true });
         crate::cli::log::set_role(b'S');
+        let peers = peers::of_leader(&config.pool, &leader);
         let followership = Followership {
             leader,
             machine,
@@ -289,7 +292,7 @@ impl Engine {
             was_up: false,
             handover: None,
             fenced: false,
-            peers: control::Peers::default(),
+            peers,
             basis: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })

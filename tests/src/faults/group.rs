@@ -7,12 +7,12 @@
 
 use std::path::Path as FilePath;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::clients::Shared;
 use super::proxy::{Direction, Path};
 use super::schedule::FollowerFault;
-use crate::client::Client;
+use crate::client::{Client, Value};
 use crate::server::{Server, ServerBuilder};
 use crate::{logs, wait};
 
@@ -186,8 +186,29 @@ impl Group {
         Ok(best)
     }
 
-    /// A follower asks the leader to stand down for it, as Sentinel's transaction makes it.
-    pub fn hand_over(&mut self, to: usize, shared: &Shared) -> Outcome {
+    /// Promotes a follower by the transaction that Sentinel sends, preferably the one with this number among them. It may refuse: if too
+    /// few of the others answer it, or if it has only just begun to follow. Then all are made to answer, and the other is told. Returns whom.
+    pub fn promote_by_transaction(&mut self, preferred: usize, shared: &Shared) -> Outcome<usize> {
+        let followers = self.followers();
+        let deadline = Instant::now() + PATIENCE;
+        for attempt in preferred.. {
+            let to = followers[attempt % followers.len()];
+            self.revive(to, false)?;
+            if self.try_promotion(to)? {
+                self.lead(to, shared);
+                return Ok(to);
+            }
+            if Instant::now() > deadline {
+                break;
+            }
+            for at in followers {
+                self.revive(at, false)?;
+            }
+        }
+        Err(Trouble("both followers refuse to be promoted".to_owned()))
+    }
+
+    fn try_promotion(&self, to: usize) -> Outcome<bool> {
         let mut client = self.client(to)?;
         let mut bytes = Vec::new();
         for words in [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]] {
@@ -200,12 +221,7 @@ impl Group {
             client.reply()
         };
         let reply = exec().map_err(|error| Trouble(format!("node {to} does not answer EXEC: {error}")))?;
-        let promoted = reply.elements().is_some_and(|items| items.iter().all(|item| item.is_ok()));
-        if !promoted {
-            return Err(Trouble(format!("node {to} was not promoted: {reply:?}")));
-        }
-        self.lead(to, shared);
-        Ok(())
+        Ok(reply.elements().is_some_and(|items| items.iter().all(Value::is_ok)))
     }
 
     fn lead(&mut self, at: usize, shared: &Shared) {

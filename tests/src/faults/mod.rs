@@ -165,34 +165,24 @@ impl Run<'_> {
             LeaderFault::Isolate => self.group.isolate(old),
             LeaderFault::Forsake => {}
             LeaderFault::KillAll => (0..group::NODES).for_each(|at| self.group.kill(at)),
-            LeaderFault::HandOver => {
-                self.group.heal_paths();
-                for at in self.group.followers() {
-                    self.group.revive(at, false)?;
-                }
-                self.group.wait_until_whole()?;
-            }
         }
         pause(step.leader_ms);
         match fault {
             LeaderFault::Restart | LeaderFault::Doze => return self.group.revive(old, true),
             LeaderFault::KillAll => {
-                self.group.revive(old, true)?;
-                return Ok(());
+                return self.group.revive(old, true);
             }
-            LeaderFault::HandOver => {
-                let to = self.group.followers()[step.leader_ms as usize % 2];
-                self.group.hand_over(to, shared)?;
-                self.story.tell(format!("node {to} has taken over"));
-            }
-            LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {
-                let best = self.group.promote(shared)?;
-                self.story.tell(format!("node {best} is promoted"));
-            }
+            LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {}
         }
+        let best = match step.by_transaction {
+            Some(preferred) => self.group.promote_by_transaction(preferred, shared)?,
+            None => self.group.promote(shared)?,
+        };
+        self.story.tell(format!("node {best} is promoted"));
         self.promotions += 1;
-        let other = self.group.followers().into_iter().find(|&at| at != old);
-        self.group.follow(other.expect("three nodes"))?;
+        let other = self.group.followers().into_iter().find(|&at| at != old).expect("three nodes");
+        self.group.revive(other, false)?;
+        self.group.follow(other)?;
         self.bring_back(old, step.back)
     }
 

@@ -32,10 +32,8 @@ pub enum LeaderFault {
     Freeze,
     /// Its followers are cut off from it, clients are not; a follower is promoted.
     Isolate,
-    /// Nothing; a follower is promoted beside it, by an operator who believes it dead.
+    /// Nothing; a follower is promoted beside it, by somebody who believes it dead, or who wants another leader.
     Forsake,
-    /// Nothing; it is asked to hand over, as Sentinel's manual failover does it.
-    HandOver,
     /// All three nodes are killed and started again.
     KillAll,
 }
@@ -73,6 +71,8 @@ pub struct Step {
     pub leader: Option<LeaderFault>,
     /// How long the leader's trouble lasts before something is done about it.
     pub leader_ms: u64,
+    /// If a follower is promoted: not by the operator's rule but as Sentinel does it, inside a transaction, and just this one.
+    pub by_transaction: Option<usize>,
     /// What becomes of a leader that was replaced.
     pub back: Return,
 }
@@ -113,13 +113,14 @@ impl Step {
                 LeaderFault::Freeze,
                 LeaderFault::Isolate,
                 LeaderFault::Forsake,
-                LeaderFault::HandOver,
+                LeaderFault::Forsake,
                 LeaderFault::KillAll,
             ][rng.index(10)]
         });
         let leader_ms = if rng.chance(70) { rng.below(80) } else { rng.below(700) };
         let back = if rng.chance(50) { Return::Told } else { Return::Believing(rng.below(250)) };
-        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, back }
+        let by_transaction = rng.chance(60).then(|| rng.index(2));
+        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, by_transaction, back }
     }
 }
 

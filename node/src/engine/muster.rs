@@ -1,0 +1,374 @@
+//! Promoting a follower when the leader does not answer: whom else to ask first.
+//!
+//! With more followers than `sync-followers`, fencing the one that is promoted is not enough (I11). The leader may only have been
+//! stopped, or cut off from those who promote: with the others it goes on acknowledging, and what it acknowledges the new leader
+//! does not have. And what it *has* acknowledged may be on one of the others only, although Sentinel has chosen this one: the offsets
+//! that it compares are up to some seconds old, and priorities go before them.
+//!
+//! So a follower that is promoted inside a transaction, as only Sentinel does it, and whose leader has not handed over, first
+//! *musters* its peers, whom the leader has named to it. Each of them leaves the leader for good (it promises, durably, to a later epoch
+//! and closes its window), says how far its log goes, and follows this node from then on. With `n` followers and `sync-followers k`,
+//! any `n - k + 1` of them include one that holds whatever was acknowledged, and leave the leader fewer than `k`: so `n - k` answers are waited
+//! for. If one of the peers' logs ends later (first the epoch of its last record counts, then its end), this node
+//! fetches what it lacks. Only then does its reign begin. As a side effect the peers are there at once, and need not wait until a
+//! sentinel has noticed the promotion and tells them.
+//!
+//! Why not let a leader that has lost a follower stop acknowledging, until it hears that the follower was not promoted? Because then
+//! the loss of one follower would stop all writes, and to go on is what the second one is for.
+//!
+//! If too few answer, there is no promotion: the transaction is told so, this node and those who came go back to their leader, and
+//! Sentinel tries again later. What only the absent hold would be lost otherwise. An operator who wants that says `REPLICAOF NO ONE`,
+//! which asks nobody. Where `on-follower-loss` is `degrade`, who does not answer is not waited for either: that choice has been made.
+//!
+//! A crash on the way leaves followers that have promised to an epoch in which nobody reigns, or that follow somebody
+//! who does not lead: harmless, and mended by the next one who tells them whom to follow.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_core::recover;
+use farkeep_fabric::window::Window as _;
+use farkeep_fabric::{LogWindow, history};
+use farkeep_proto::control::{Holdings, PeerAddress};
+use prost::Message as _;
+
+use super::handover::rewrite_config;
+use super::{Engine, Succession};
+use crate::cli::client::Client;
+use crate::config::{Config, OnFollowerLoss};
+use crate::node::Node;
+use crate::replication::LeaderAddress;
+use crate::worker::Now;
+
+/// How long peers may take to come.
+const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
+/// How long one of them may be silent.
+const PATIENCE: Duration = Duration::from_millis(1000);
+/// How much of a peer's log is asked for at a time.
+pub const RECORDS_LEN_MAX: u64 = 1 << 20;
+/// An outcome that nobody has asked for in so long belongs to an earlier attempt.
+const FORGOTTEN_MS: u64 = 5000;
+
+/// A muster under way, which ends by itself within seconds, or why the last one led to no promotion.
+#[derive(Debug)]
+pub(super) struct Muster {
+    began_ms: u64,
+    /// Why there is no promotion, once that is known.
+    failed: Option<String>,
+}
+
+/// A peer that has come.
+struct Come {
+    client: Client,
+    holdings: Holdings,
+}
+
+impl Come {
+    fn rank(&self) -> (u32, u64) {
+        (self.holdings.log_epoch, self.holdings.durable_lsn)
+    }
+}
+
+/// What this node has to know for it all.
+struct Plan {
+    former: LeaderAddress,
+    myself: PeerAddress,
+    others: Vec<PeerAddress>,
+    /// How many of the others have to come.
+    needed: usize,
+    config: Arc<Config>,
+}
+
+impl Engine {
+    /// Whether a promotion that the leader has not granted may go on. When called first, it begins to muster the peers.
+    pub fn muster(&mut self, node: &Arc<Node>, now: Now) -> Succession {
+        if self.is_leader() {
+            return Succession::Open;
+        }
+        match self.mustering.take() {
+            Some(muster) if muster.failed.is_none() => {
+                self.mustering = Some(muster);
+                return Succession::Waits;
+            }
+            Some(Muster { began_ms, failed: Some(why) }) if now.ms < began_ms + FORGOTTEN_MS => {
+                return Succession::Refused(why);
+            }
+            _ => {}
+        }
+        let plan = match plan(node) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Succession::Open,
+            Err(why) => return Succession::Refused(why.to_owned()),
+        };
+        self.mustering = Some(Muster { began_ms: now.ms, failed: None });
+        let theirs = Arc::clone(node);
+        let spawned =
+            std::thread::Builder::new().name("muster".to_owned()).spawn(move || run(&theirs, &plan));
+        if let Err(error) = spawned {
+            self.mustering = None;
+            return Succession::Refused(format!("no thread to ask the other followers: {error}"));
+        }
+        Succession::Waits
+    }
+
+    /// FARKEEP.MUSTER: a peer is about to be promoted. This node leaves its leader for good, says what it holds, and follows the
+    /// peer.
+    ///
+    /// # Errors
+    /// When it does not follow, or cannot be taken away from its leader.
+    pub fn come_to(&mut self, node: &Node, successor: LeaderAddress) -> Result<Holdings> {
+        ensure!(!self.is_leader(), "this node leads");
+        ensure!(self.mustering.is_none(), "this node is about to be promoted itself");
+        let (epoch, durable) = self.fence(node)?;
+        let log = self.pool.log();
+        let state = log.state();
+        let holdings = Holdings {
+            log_epoch: epoch.get(),
+            durable_lsn: durable.get(),
+            oldest_lsn: log.oldest().get(),
+            promised_epoch: state.promised.get(),
+            history: history::to_message(&state.history),
+            dataset_id: state.dataset_id.to_vec(),
+        };
+        self.follow(node, successor)?;
+        rewrite_config(node);
+        Ok(holdings)
+    }
+
+    /// FARKEEP.RECORDS: bytes of the log for a peer that is about to be promoted.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn records(&self, from: Lsn, to: Lsn) -> Result<(&[u8], &[u8])> {
+        ensure!(!self.is_leader(), "this node leads");
+        let log = self.pool.log();
+        ensure!(
+            log.oldest() <= from && from <= to && to <= log.durable(),
+            "the log holds LSN {} to {}",
+            log.oldest(),
+            log.durable()
+        );
+        ensure!(to.distance_from(from) <= RECORDS_LEN_MAX, "more than {RECORDS_LEN_MAX} bytes at a time");
+        Ok(log.bytes(from, to))
+    }
+
+    /// Takes over what a peer holds and this node lacks: its history, and the bytes of its log from the last common point on.
+    fn take_records(&mut self, node: &Node, theirs: &Holdings, from: Lsn, bytes: &[u8]) -> Result<()> {
+        *node.replayer.lock() = None;
+        let history = history::from_message(&theirs.history).context("a peer's history is impossible")?;
+        recover::join(&self.pool, from, history)?;
+        let log = self.pool.log();
+        let (mut window, geometry) = (LogWindow::new(Arc::clone(log)), log.geometry());
+        let head = (geometry.ring_len() - geometry.ring_offset(from)).min(bytes.len() as u64) as usize;
+        for (at, part) in [(from, &bytes[..head]), (from + head as u64, &bytes[head..])] {
+            if !part.is_empty() {
+                window.write(log.window_offset(at), part);
+                window.flush(log.window_offset(at), part.len() as u64)?;
+            }
+        }
+        window.fence()?;
+        Ok(())
+    }
+
+    /// From where on a peer's log is needed here.
+    fn lacks_from(&self, node: &Node, theirs: &Holdings) -> Result<Lsn> {
+        let log = self.pool.log();
+        let state = log.state();
+        ensure!(state.dataset_id[..] == theirs.dataset_id[..], "a peer holds another dataset");
+        let progress = node.followership().as_ref().map(|follows| follows.machine.progress());
+        let progress = progress.context("this node does not follow any more")?;
+        let history = history::from_message(&theirs.history).context("a peer's history is impossible")?;
+        let end = Lsn::new(theirs.durable_lsn);
+        let common = state.history.common_point(progress.durable, &history, end).unwrap_or(Lsn::ZERO);
+        let room = log.geometry().ring_len() - log.geometry().segment_len();
+        ensure!(
+            common >= progress.applied.max(state.checkpoint.lsn)
+                && common.get() >= theirs.oldest_lsn
+                && end.distance_from(state.checkpoint.lsn) <= room,
+            "a peer's log ends later, at LSN {end}, and cannot be taken over: both are the same up to {common}, the \
+             image here holds {}, the peer's log begins at {}",
+            progress.applied,
+            theirs.oldest_lsn
+        );
+        Ok(common)
+    }
+}
+
+/// Whom to muster; `None` where nobody has to be.
+fn plan(node: &Node) -> Result<Option<Plan>, &'static str> {
+    let guard = node.followership();
+    let Some(follows) = guard.as_ref() else { return Ok(None) };
+    // The leader stands down for this node, and tells the others.
+    let durable = follows.machine.progress().durable;
+    let granted = follows.handover.as_ref().and_then(|handover| handover.end);
+    if granted.is_some_and(|end| durable >= end) {
+        return Ok(None);
+    }
+    let config = node.config();
+    let Some(myself) = follows.peers.yourself.clone() else {
+        // It has just joined, or never has: there may be others that know more.
+        let why = "the leader has not said yet who else follows it";
+        return if config.sync_followers == 0 { Ok(None) } else { Err(why) };
+    };
+    let known = follows.peers.followers.iter().filter(|peer| **peer != myself);
+    let others: Vec<PeerAddress> = known.cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    let sync = follows.peers.sync_followers as usize;
+    if others.is_empty() || sync == 0 {
+        return Ok(None);
+    }
+    let needed = match config.on_follower_loss {
+        OnFollowerLoss::Refuse => (others.len() + 1).saturating_sub(sync),
+        OnFollowerLoss::Degrade => 0,
+    };
+    Ok(Some(Plan { former: follows.leader.clone(), myself, others, needed, config }))
+}
+
+fn run(node: &Arc<Node>, plan: &Plan) {
+    let mut come = Vec::new();
+    let outcome = promote(node, plan, &mut come);
+    let mut engine = node.engine.lock();
+    match outcome {
+        Ok(()) => engine.mustering = None,
+        Err(error) => {
+            let why = format!("{error:#}");
+            tracing::warn!(why, leader = %plan.former, "no promotion; going back to the leader");
+            if let Some(muster) = &mut engine.mustering {
+                muster.failed = Some(why);
+            }
+            if !engine.is_leader()
+                && let Err(error) = engine.follow(node, plan.former.clone())
+            {
+                tracing::error!(error = format!("{error:#}"), "this node follows nobody");
+            }
+            drop(engine);
+            send_back(plan, come);
+        }
+    }
+    node.wake_workers();
+}
+
+fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
+    let mine = node.engine.lock().leave_leader(node)?;
+    *come = call(plan)?;
+    let best = come.iter_mut().max_by_key(|peer| peer.rank());
+    if let Some(best) = best
+        && best.rank() > (mine.0.get(), mine.1.get())
+    {
+        let theirs = best.holdings.clone();
+        let from = node.engine.lock().lacks_from(node, &theirs)?;
+        let bytes = fetch(&mut best.client, from, Lsn::new(theirs.durable_lsn))?;
+        node.engine.lock().take_records(node, &theirs, from, &bytes)?;
+        tracing::info!(from = %from, to = theirs.durable_lsn, "took over from a peer what this node lacked");
+    }
+    let promised = come.iter().map(|peer| peer.holdings.promised_epoch).max().unwrap_or(0);
+    let mut engine = node.engine.lock();
+    ensure!(node.followership().as_ref().is_some_and(|follows| follows.fenced), "told otherwise meanwhile");
+    if Epoch::new(promised) > engine.pool.log().state().promised {
+        recover::promise(engine.pool.log(), Epoch::new(promised))?;
+    }
+    engine.promote(node)?;
+    rewrite_config(node);
+    Ok(())
+}
+
+/// Has the peers come. Returns those that did, if they are enough; if not, those that did are sent back by whoever is told of the
+/// error, so they are returned in any case that matters.
+fn call(plan: &Plan) -> Result<Vec<Come>> {
+    let (answers, receiver) = channel();
+    for peer in &plan.others {
+        let (peer, answers) = (peer.clone(), Sender::clone(&answers));
+        let (myself, config) = (plan.myself.clone(), Arc::clone(&plan.config));
+        std::thread::Builder::new().name("muster-peer".to_owned()).spawn(move || {
+            let answer = ask(&peer, &myself, &config)
+                .map_err(|error| format!("{}:{}: {error:#}", peer.host, peer.port));
+            // Whoever has enough does not listen any more.
+            drop(answers.send(answer));
+        })?;
+    }
+    drop(answers);
+    let (come, missing) = gather(&receiver, plan.others.len());
+    tracing::info!(
+        came = come.len(),
+        needed = plan.needed,
+        missing = missing.join("; "),
+        "mustered the other followers"
+    );
+    if come.len() >= plan.needed {
+        return Ok(come);
+    }
+    send_back(plan, come);
+    bail!(
+        "too few of the other followers answer, and the leader could go on with them: {}",
+        missing.join("; ")
+    )
+}
+
+/// Waits for all answers, or until time is up.
+fn gather(receiver: &Receiver<Result<Come, String>>, asked: usize) -> (Vec<Come>, Vec<String>) {
+    let deadline = Instant::now() + ANSWER_LIMIT;
+    let (mut come, mut missing) = (Vec::new(), Vec::new());
+    while come.len() + missing.len() < asked {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Ok(peer)) => come.push(peer),
+            Ok(Err(why)) => missing.push(why),
+            Err(RecvTimeoutError::Timeout) => {
+                missing.push("the rest did not answer in time".to_owned());
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    (come, missing)
+}
+
+fn ask(peer: &PeerAddress, myself: &PeerAddress, config: &Config) -> Result<Come> {
+    let port = u16::try_from(peer.port).context("no port")?;
+    let mut client = Client::connect(&peer.host, port, PATIENCE)?;
+    match (&config.masterauth, &config.masteruser) {
+        (Some(password), Some(user)) => drop(client.must(&["AUTH", user, password])?),
+        (Some(password), None) => drop(client.must(&["AUTH", password])?),
+        (None, _) => {}
+    }
+    let reply = client.must(&["FARKEEP.MUSTER", &myself.host, &myself.port.to_string()])?;
+    let farkeep_proto::resp::client::Reply::Bulk(bytes) = reply else { bail!("an answer of another kind") };
+    let holdings = Holdings::decode(&bytes[..])?;
+    Ok(Come { client, holdings })
+}
+
+/// The bytes of a peer's log.
+fn fetch(client: &mut Client, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut at = from;
+    while at < to {
+        let until = to.min(at + RECORDS_LEN_MAX);
+        let reply = client.must(&["FARKEEP.RECORDS", &at.get().to_string(), &until.get().to_string()])?;
+        match reply {
+            farkeep_proto::resp::client::Reply::Bulk(part)
+                if part.len() as u64 == until.distance_from(at) =>
+            {
+                bytes.extend_from_slice(&part);
+            }
+            _ => return Err(anyhow!(io::Error::other("a peer sends something else than its log"))),
+        }
+        at = until;
+    }
+    Ok(bytes)
+}
+
+/// Peers that came in vain follow their leader again.
+fn send_back(plan: &Plan, come: Vec<Come>) {
+    let LeaderAddress { host, port } = &plan.former;
+    for mut peer in come {
+        if let Err(error) = peer.client.must(&["REPLICAOF", host, &port.to_string()]) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "a peer that came could not be sent back to the leader"
+            );
+        }
+    }
+}
