@@ -48,6 +48,41 @@ fn demo_whose_output_nobody_reads_ends_without_a_panic() {
 }
 
 #[test]
+fn check_says_how_a_node_is_by_its_exit_code() {
+    let mut server = Server::farkeep();
+    let node = format!("127.0.0.1:{}", server.port());
+    let code = |args: &[&str]| {
+        let output = farkeep(&[&["check", "-n", &node], args].concat());
+        (output.status.code(), text(&output.stdout))
+    };
+    let (status, line) = code(&["--alone"]);
+    assert_eq!(status, Some(0), "{line}");
+    assert!(line.starts_with("FARKEEP OK - leader in epoch ") && line.contains(" | followers=0"), "{line}");
+    let (status, line) = code(&[]);
+    assert_eq!(status, Some(2), "{line}");
+    assert!(line.contains("no follower could take over"), "{line}");
+    server.client().expect_ok("CONFIG SET requirepass secret");
+    assert_eq!(code(&["--alone"]).0, Some(3));
+    assert_eq!(code(&["--alone", "-a", "secret"]).0, Some(0));
+    server.kill();
+    let (status, line) = code(&["--alone"]);
+    assert_eq!(status, Some(2), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_for_every_command() {
+    let output = farkeep(&["completions", "bash"]);
+    assert!(output.status.success() && text(&output.stdout).contains("complete -F"));
+    let dir = scratch_dir();
+    assert!(farkeep(&["man", "--dir", &shown(dir.path())]).status.success());
+    for page in ["farkeep.1", "farkeep-serve.1", "farkeep-failover.1", "farkeep-pool-verify.1"] {
+        let text = fs::read_to_string(dir.path().join(page)).expect(page);
+        assert!(text.contains(".SH SYNOPSIS"), "{page}");
+    }
+}
+
+#[test]
 fn pool_of_a_running_node_is_inspected_and_one_at_rest_verified() {
     let mut server = Server::farkeep();
     let mut client = server.client();

@@ -105,6 +105,17 @@ fn metrics_are_what_prometheus_takes_and_agree_with_info() {
 }
 
 #[test]
+fn alert_rules_fire_when_they_should_and_not_otherwise() {
+    let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
+    let output = Command::new("promtool")
+        .current_dir(rules)
+        .args(["test", "rules", "farkeep.rules.test.yml"])
+        .output();
+    let output = output.expect("promtool can be started: run scripts/setup test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn probes_tell_a_node_that_serves_from_one_that_does_not() {
     let (leader, follower) = (with_http(ServerBuilder::farkeep()), with_http(ServerBuilder::farkeep()));
     let mut pair = Pair::with(leader.0, follower.0).expect_link_trouble();

@@ -1,5 +1,5 @@
 //! The log of the process: `tracing` events in Redis's line format, `pid:role date sign message field=value
-//! …`.
+//! …`, or as one JSON object each (`log-format json`).
 //!
 //! One line is one `write` to a file opened for appending. The file is opened anew for each line, as Redis
 //! does it, so that logrotate needs to tell nobody; a node at rest logs nothing, and a busy one logs a few
@@ -23,6 +23,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::LogFormat;
 
 /// `M` for a leader, `S` for a follower, `C` while the process is not yet either.
 static ROLE: AtomicU8 = AtomicU8::new(b'C');
@@ -57,12 +59,12 @@ pub fn set_level(name: &str) {
 ///
 /// # Errors
 /// When the file cannot be opened for appending.
-pub fn init(logfile: &str, loglevel: &str) -> io::Result<()> {
+pub fn init(logfile: &str, loglevel: &str, format: LogFormat) -> io::Result<()> {
     let target =
         if logfile.is_empty() { Target::Stdout } else { Target::File(absolute(Path::new(logfile))?) };
     target.check()?;
     let (filter, handle) = reload::Layer::new(level(loglevel).unwrap_or(LevelFilter::INFO));
-    let lines = tracing_subscriber::fmt::layer().event_format(RedisLines).with_writer(target);
+    let lines = tracing_subscriber::fmt::layer().event_format(Lines(format)).with_writer(target);
     let installed = tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok();
     if installed {
         let _ = LEVEL.set(handle);
@@ -122,11 +124,11 @@ impl io::Write for Line<'_> {
     }
 }
 
-/// Redis's layout.
+/// Redis's layout, or JSON.
 #[derive(Debug)]
-struct RedisLines;
+struct Lines(LogFormat);
 
-impl<S, N> FormatEvent<S, N> for RedisLines
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -134,11 +136,35 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut text = Text::default();
         event.record(&mut text);
+        if self.0 == LogFormat::Json {
+            return writeln!(out, "{}", json_line(*event.metadata().level(), text));
+        }
         let now = jiff::Zoned::now().strftime("%d %b %Y %H:%M:%S%.3f");
         let role = char::from(ROLE.load(Ordering::Relaxed));
         let sign = sign(*event.metadata().level());
-        writeln!(out, "{}:{role} {now} {sign} {}{}", std::process::id(), text.message, text.fields)
+        write!(out, "{}:{role} {now} {sign} {}", std::process::id(), text.message)?;
+        for (name, value) in &text.fields {
+            write!(out, " {name}={value}")?;
+        }
+        writeln!(out)
     }
+}
+
+/// An event as a JSON object. `ts`, `level`, `message`, `pid` and `role` cannot be taken by a field of the event.
+fn json_line(level: Level, text: Text) -> serde_json::Value {
+    let role = match ROLE.load(Ordering::Relaxed) {
+        b'M' => "leader",
+        b'S' => "follower",
+        _ => "starting",
+    };
+    let mut object: serde_json::Map<String, serde_json::Value> =
+        text.fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    object.insert("ts".to_owned(), jiff::Timestamp::now().to_string().into());
+    object.insert("level".to_owned(), level.as_str().to_ascii_lowercase().into());
+    object.insert("message".to_owned(), text.message.into());
+    object.insert("pid".to_owned(), std::process::id().into());
+    object.insert("role".to_owned(), role.into());
+    object.into()
 }
 
 /// Redis's sign for a level.
@@ -151,11 +177,11 @@ fn sign(level: Level) -> char {
     }
 }
 
-/// An event's message and its fields as ` name=value`.
+/// An event's message and its fields.
 #[derive(Debug, Default)]
 struct Text {
     message: String,
-    fields: String,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Visit for Text {
@@ -163,7 +189,7 @@ impl Visit for Text {
         if field.name() == "message" {
             self.message.push_str(value);
         } else {
-            self.fields.push_str(&format!(" {}={value}", field.name()));
+            self.fields.push((field.name(), value.to_owned()));
         }
     }
 
@@ -182,8 +208,9 @@ mod tests {
     fn line_has_redis_layout_and_stays_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let lines =
-            tracing_subscriber::fmt::layer().event_format(RedisLines).with_writer(Target::File(path.clone()));
+        let lines = tracing_subscriber::fmt::layer()
+            .event_format(Lines(LogFormat::Text))
+            .with_writer(Target::File(path.clone()));
         let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(lines);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(port = 6379, peer = %"a\nb", "ready");
@@ -202,6 +229,25 @@ mod tests {
         assert!(lines[1].ends_with(" # careful"));
         let words: Vec<&str> = lines[0].split(' ').collect();
         assert_eq!((words[1].len(), words[2].len(), words[3].len(), words[4].len()), (2, 3, 4, 12));
+    }
+
+    #[test]
+    fn json_line_is_one_object_with_the_fields_of_the_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let lines = tracing_subscriber::fmt::layer()
+            .event_format(Lines(LogFormat::Json))
+            .with_writer(Target::File(path.clone()));
+        let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(peer = "a\"b\nc", level = "mine", "careful");
+        });
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((object["level"].as_str(), object["message"].as_str()), (Some("warn"), Some("careful")));
+        assert_eq!(object["peer"], "a\"b\nc");
+        assert!(object["ts"].as_str().is_some_and(|ts| ts.ends_with('Z')));
     }
 
     #[test]

@@ -12,6 +12,7 @@ macro_rules! say {
 }
 
 mod advice;
+mod check;
 pub mod client;
 mod daemon;
 mod demo;
@@ -19,12 +20,13 @@ mod group;
 pub mod log;
 mod pool;
 mod serve;
+mod shell;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// A Redis-compatible store whose every acknowledged write is durable on two machines.
 #[derive(Debug, Parser)]
@@ -62,9 +64,15 @@ enum Command {
     /// Show how far each follower is behind its leader.
     #[command(after_help = group::EXIT_CODES)]
     Lag(group::ShowArguments),
+    /// Say in one line how a node is, for monitoring: exit code 0 well, 1 warning, 2 critical, 3 unknown.
+    Check(check::CheckArguments),
     /// Look at a pool that no node is using.
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Print completions for a shell.
+    Completions(shell::CompletionsArguments),
+    /// Print the manual page, or write all of them.
+    Man(shell::ManArguments),
     /// Print the version.
     Version,
 }
@@ -133,6 +141,9 @@ pub fn run() -> ExitCode {
         Command::Status(arguments) => group::status(&arguments),
         Command::History(arguments) => group::history(&arguments),
         Command::Lag(arguments) => group::lag(&arguments),
+        Command::Check(arguments) => Ok(check::check(&arguments)),
+        Command::Completions(arguments) => Ok(shell::completions(&arguments, Arguments::command())),
+        Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
         Command::Pool(PoolCommand::Inspect(arguments)) => pool::inspect(&arguments),
         Command::Pool(PoolCommand::Verify(arguments)) => pool::verify(&arguments),
         Command::Version => {
@@ -172,7 +183,6 @@ fn one_line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -43,7 +44,7 @@ pub fn serve(directives: &[OsString]) -> Result<ExitCode> {
             .with_context(|| format!("cannot change into {} (--dir)", dir.display()))?;
     }
     let (logfile, loglevel) = (loaded.config.logfile.clone(), loaded.config.loglevel.to_string());
-    log::init(&logfile, &loglevel)
+    log::init(&logfile, &loglevel, loaded.config.log_format)
         .with_context(|| format!("cannot write the log file {logfile} (--logfile)"))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -103,13 +104,22 @@ fn run(config: Config, config_file: Option<&Path>) -> Result<ExitCode> {
     let running = Running::start(&node, listeners, http)?;
     let _pidfile = PidFile::write(&pidfile);
     announce(&node);
+    tell_systemd(NotifyState::Ready);
     stop_on_signals(signals, &node)?;
     if daemon::is_background() {
         daemon::say_serving()?;
     }
     let clean = running.join();
+    tell_systemd(NotifyState::Stopping);
     tracing::info!("Farkeep is now ready to exit, bye bye...");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Under `Type=notify`, systemd waits for this. Anywhere else it does nothing.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
 }
 
 /// 40 hexadecimal digits that no other start of any node has.

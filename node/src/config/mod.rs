@@ -36,6 +36,16 @@ pub use value::MemoryOrPercent;
 use value::choice;
 
 choice! {
+    /// How a line of the log looks.
+    LogFormat {
+        /// As Redis's.
+        Text = "text",
+        /// A JSON object.
+        Json = "json",
+    }
+}
+
+choice! {
     /// How much is logged.
     LogLevel {
         /// Everything.
@@ -173,6 +183,8 @@ pub struct Config {
     pub loglevel: LogLevel,
     /// Where to log; standard output if empty.
     pub logfile: String,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
     /// Go to the background.
     pub daemonize: bool,
     /// Where to write the process id; nowhere if empty.
@@ -283,6 +295,7 @@ impl Default for Config {
             databases: 16,
             loglevel: LogLevel::Notice,
             logfile: String::new(),
+            log_format: LogFormat::Text,
             daemonize: false,
             pidfile: String::new(),
             dir: None,

@@ -6,7 +6,7 @@ use super::value::{
 };
 use super::{
     ClientClass, Config, DebugCommand, DurabilityChoice, EvictionPolicy, FabricChoice, LeaderAddress,
-    LogLevel, OnFollowerLoss, OutputBufferLimit, table_kept,
+    LogFormat, LogLevel, OnFollowerLoss, OutputBufferLimit, table_kept,
 };
 
 const INT_MAX: i64 = i32::MAX as i64;
@@ -102,6 +102,7 @@ static TABLE: &[Directive] = &[
     integer!("databases", databases, 1, INT_MAX).at_start(),
     word!("loglevel", loglevel: LogLevel),
     text!("logfile", logfile).at_start(),
+    word!("log-format", log_format: LogFormat).at_start(),
     boolean!("daemonize", daemonize).at_start(),
     text!("pidfile", pidfile).at_start(),
     Directive::field("dir", working_directory, |config, args| {

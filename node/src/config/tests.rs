@@ -402,3 +402,13 @@ fn config_set_is_refused_in_the_words_of_redis() {
 fn value_of(config: &Config, name: &str) -> String {
     get(config, &[name.as_bytes()]).pop().map(|(_, value)| value).unwrap_or_default()
 }
+
+/// The file that a package installs.
+#[test]
+fn packaged_configuration_is_taken_without_a_warning() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/farkeep.conf");
+    let loaded = load(Some(&path), &[]).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    assert_eq!(loaded.config.sync_followers, 1);
+    assert_eq!(loaded.config.http_port, 6380);
+}

@@ -448,6 +448,25 @@ mod tests {
         assert_eq!(named, documented);
     }
 
+    /// What packaging/ asks Prometheus for.
+    #[test]
+    fn alerts_and_dashboard_name_only_metrics_that_there_are() {
+        let page = include_str!("../../../docs/metrics.md");
+        let names: BTreeSet<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let rules = include_str!("../../../packaging/prometheus/farkeep.rules.yml");
+        let grafana = include_str!("../../../packaging/grafana/farkeep.json");
+        let of_word = |text: &'static str| {
+            text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                .filter(|word| word.starts_with("farkeep_") || word.starts_with("redis_"))
+                .map(|word| word.strip_suffix("_bucket").unwrap_or(word))
+        };
+        let unknown: BTreeSet<&str> =
+            of_word(rules).chain(of_word(grafana)).filter(|word| !names.contains(word)).collect();
+        assert_eq!(unknown, BTreeSet::new());
+        assert!(of_word(rules).count() > 10);
+    }
+
     #[test]
     fn buckets_add_up_and_labels_are_escaped() {
         let text = text(&everything()).unwrap();

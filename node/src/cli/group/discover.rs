@@ -85,6 +85,11 @@ impl Login {
 pub struct Fields(String);
 
 impl Fields {
+    /// From the text of an INFO.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// A field's text, or nothing.
     pub fn text(&self, name: &str) -> &str {
         field_of(&self.0, name).unwrap_or_default()

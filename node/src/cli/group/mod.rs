@@ -2,7 +2,7 @@
 //!
 //! All of them are clients of ordinary nodes and know only what INFO says.
 
-mod discover;
+pub mod discover;
 mod failover;
 mod show;
 
