@@ -119,9 +119,11 @@ impl Group {
     #[track_caller]
     pub fn wait_until_follows(&self, follower: usize, leader: usize) {
         let (follower, port) = (&self.nodes[follower], self.address(leader).to_string());
-        wait::until("a node to follow the new leader", || {
+        // A sentinel tells a leader of its demotion when that has said twice, ten seconds apart, that it leads.
+        let follows = wait::holds_within(2 * wait::PATIENCE, || {
             follower.info("replication", "master_port") == port && is_up(follower)
         });
+        assert!(follows, "waited in vain for a node to follow the new leader at {port}");
     }
 
     /// The third node.
