@@ -14,6 +14,7 @@
 pub mod history;
 mod identity;
 mod log;
+mod patience;
 #[cfg(feature = "rdma")]
 #[expect(unsafe_code, reason = "the network card is driven through a C library, see the module's essay")]
 pub mod rdma;
@@ -24,6 +25,7 @@ pub mod window;
 
 pub use identity::Identity;
 pub use log::LogWindow;
+pub use patience::Patience;
 pub use window::{
     Completion, FabricError, FabricKind, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window,
     WindowError,

@@ -288,6 +288,17 @@ pub trait RemoteWindow {
     fn poll(&mut self, done: &mut Vec<Completion>) -> Result<(), FabricError>;
 
     /// The descriptor that becomes readable when [`RemoteWindow::poll`] has something and writable when a blocked
-    /// [`RemoteWindow::kick`] can go on; `None` where there is nothing to wait for.
+    /// [`RemoteWindow::kick`] can go on; `None` where there is nothing to wait for. Whoever sleeps on it calls
+    /// [`RemoteWindow::rest`] first.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// To be called before sleeping on [`RemoteWindow::readiness`]: from here on, what completes makes it readable. Announcing
+    /// every completion to somebody who is awake would cost more than the completion. Says whether to sleep: if not,
+    /// [`RemoteWindow::poll`] has something already.
+    ///
+    /// # Errors
+    /// [`FabricError`] when the link is broken; all open tickets have then failed.
+    fn rest(&mut self) -> Result<bool, FabricError> {
+        Ok(true)
+    }
 }

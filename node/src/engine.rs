@@ -220,6 +220,17 @@ impl Engine {
         self.set_committed(node, committed);
     }
 
+    /// Whether an acknowledgement is under way that is found soonest by looking for it.
+    pub fn expects_soon(&self) -> bool {
+        matches!(&self.role, Role::Leader(leading) if leading.sessions.expect_soon(&leading.machine))
+    }
+
+    /// Has one worker's windows announce what completes from now on; returns whether the worker may sleep.
+    pub fn rest_windows(&mut self, worker: usize) -> bool {
+        let Role::Leader(leading) = &mut self.role else { return true };
+        leading.sessions.rest(&mut leading.machine, worker)
+    }
+
     fn set_committed(&mut self, node: &Node, committed: Lsn) {
         if committed > self.committed {
             self.committed = committed;
@@ -391,10 +402,11 @@ impl Engine {
         matches!(&self.role, Role::Leader(leading) if leading.sessions.expects_window(session))
     }
 
-    /// Brings one worker's poller in line with its windows.
-    pub fn watch_windows(&mut self, worker: usize, poll: &Poll, token_base: u64) {
-        if let Role::Leader(leading) = &mut self.role {
-            leading.sessions.watch(worker, poll, token_base);
+    /// Brings one worker's poller in line with its windows; returns whether rdma is among them.
+    pub fn watch_windows(&mut self, worker: usize, poll: &Poll, token_base: u64) -> bool {
+        match &mut self.role {
+            Role::Leader(leading) => leading.sessions.watch(worker, poll, token_base),
+            _ => false,
         }
     }
 

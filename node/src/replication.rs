@@ -95,6 +95,10 @@ impl Attached {
     fn new(remote: Box<dyn RemoteWindow + Send>, mode: &'static str, worker: usize) -> Self {
         Self { remote, mode, worker, watched: None, blocked: false }
     }
+
+    fn is_one_sided(&self) -> bool {
+        matches!(self.remote.kind(), FabricKind::Shm | FabricKind::Rdma)
+    }
 }
 
 /// A link to a follower's window that a helper thread has made.
@@ -231,13 +235,41 @@ impl Sessions {
         self.by_id.get(&id).and_then(|session| session.window.as_ref()).map_or("", |window| window.mode)
     }
 
-    /// Takes what has completed on windows that have nothing to wait on: one-sided stores complete at once.
+    /// Takes what has completed on windows where looking costs no system call: one-sided stores complete at once, and a
+    /// network card's writes soon.
     pub fn collect_at_once(&mut self, leader: &mut Leader, now: Now) {
-        let one_sided =
-            |session: &Session| session.window.as_ref().is_some_and(|w| w.remote.readiness().is_none());
-        if self.by_id.values().any(one_sided) {
+        if self.by_id.values().any(|session| session.window.as_ref().is_some_and(Attached::is_one_sided)) {
             self.collect(leader, now);
         }
+    }
+
+    /// Whether something is under way that is found soonest by looking for it.
+    pub fn expect_soon(&self, leader: &Leader) -> bool {
+        self.by_id.iter().any(|(&id, session)| {
+            let rdma = |window: &Attached| window.remote.kind() == FabricKind::Rdma;
+            session.window.as_ref().is_some_and(rdma)
+                && leader.follower(id).is_some_and(|follower| !follower.is_drained())
+        })
+    }
+
+    /// To be called by a worker before it sleeps: has its windows announce what completes from now on. Returns whether it may
+    /// sleep; if not, there is something to collect.
+    pub fn rest(&mut self, leader: &mut Leader, worker: usize) -> bool {
+        let (mut may_sleep, mut broken) = (true, Vec::new());
+        for (&id, session) in &mut self.by_id {
+            let Some(window) = session.window.as_mut().filter(|window| window.worker == worker) else {
+                continue;
+            };
+            match window.remote.rest() {
+                Ok(rests) => may_sleep &= rests,
+                Err(error) => broken.push((id, error.to_string())),
+            }
+        }
+        may_sleep &= broken.is_empty();
+        for (id, reason) in broken {
+            self.broke(leader, id, reason);
+        }
+        may_sleep
     }
 
     /// Takes what the followers have acknowledged.
@@ -392,13 +424,17 @@ impl Sessions {
         self.by_id.get(&FollowerId::new(session)).is_some_and(|session| session.window.is_none())
     }
 
-    /// Brings one worker's poller in line with what its windows have to be watched for.
-    pub fn watch(&mut self, worker: usize, poll: &Poll, token_base: u64) {
+    /// Brings one worker's poller in line with what its windows have to be watched for. Returns whether rdma is among them.
+    pub fn watch(&mut self, worker: usize, poll: &Poll, token_base: u64) -> bool {
+        let mut rdma = false;
         for (id, session) in &mut self.by_id {
-            let Some(window) = &mut session.window else { continue };
+            let Some(window) = session.window.as_mut().filter(|window| window.worker == worker) else {
+                continue;
+            };
+            rdma |= window.remote.kind() == FabricKind::Rdma;
             let Some(fd) = window.remote.readiness() else { continue };
             let wanted = Interest { readable: true, writable: window.blocked };
-            if window.worker != worker || window.watched == Some(wanted) {
+            if window.watched == Some(wanted) {
                 continue;
             }
             let token = token_base + (id.session() & 0xFFFF_FFFF);
@@ -411,6 +447,7 @@ impl Sessions {
                 Err(error) => tracing::warn!(%error, "cannot watch a follower's window"),
             }
         }
+        rdma
     }
 
     fn start_if_ready(&mut self, leader: &mut Leader, id: FollowerId, now: Now) -> Result<()> {

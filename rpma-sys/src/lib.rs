@@ -23,5 +23,5 @@ mod verbs;
 
 pub use bindings::*;
 pub use load::LoadError;
-pub use rdma_sys::{ibv_context, ibv_device, ibv_port_attr, ibv_wc, ibv_wc_status};
+pub use rdma_sys::{ibv_context, ibv_device, ibv_port_attr, ibv_port_state, ibv_wc, ibv_wc_status};
 pub use verbs::Ibverbs;

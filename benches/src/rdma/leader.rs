@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use farkeep_core::log::LogMap;
-use farkeep_fabric::{Completion, LogBytes, LogMemory, RemoteWindow, Sending, Ticket};
+use farkeep_fabric::{Completion, LogBytes, LogMemory, Patience, RemoteWindow, Sending, Ticket};
 use farkeep_proto::redo::{Flags, RecordBuilder, RecordMeta, bytes_header_len, record_len};
 use farkeep_proto::window::{RING_AT, TailCell};
 use hdrhistogram::Histogram;
@@ -25,28 +25,55 @@ pub struct Link {
     done: Vec<Completion>,
     completed: Ticket,
     blocked: bool,
+    patience: Patience,
 }
 
 impl Link {
     pub fn new(window: Box<dyn RemoteWindow>) -> Self {
-        Self { window, done: Vec::new(), completed: Ticket::default(), blocked: false }
+        Self {
+            window,
+            done: Vec::new(),
+            completed: Ticket::default(),
+            blocked: false,
+            patience: Patience::default(),
+        }
     }
 
-    /// Waits until a ticket has completed: asleep on the window's descriptor, or by looking again at once.
+    /// Waits until a ticket has completed: by looking again and again, or as the node's worker does, asleep once it has looked
+    /// for a while.
     fn wait_for(&mut self, ticket: Ticket, sleep: bool) -> anyhow::Result<()> {
+        self.look()?;
         while self.completed < ticket {
-            if sleep {
+            if sleep && !self.look_a_while(ticket)? && self.window.rest()? {
                 let interest = if self.blocked { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
                 let fd = self.window.readiness().context("nothing to wait on")?;
                 poll(&mut [PollFd::new(&fd, interest)], None)?;
             }
-            self.window.poll(&mut self.done)?;
-            for completion in self.done.drain(..) {
-                self.completed = completion.ticket;
-            }
-            if self.blocked {
-                self.kick()?;
-            }
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    fn look_a_while(&mut self, ticket: Ticket) -> anyhow::Result<bool> {
+        let limit = self.patience.limit();
+        if limit.is_zero() {
+            return Ok(false);
+        }
+        let started = Instant::now();
+        while self.completed < ticket && started.elapsed() < limit {
+            self.look()?;
+        }
+        self.patience.looked(self.completed >= ticket);
+        Ok(self.completed >= ticket)
+    }
+
+    fn look(&mut self) -> anyhow::Result<()> {
+        self.window.poll(&mut self.done)?;
+        for completion in self.done.drain(..) {
+            self.completed = completion.ticket;
+        }
+        if self.blocked {
+            self.kick()?;
         }
         Ok(())
     }

@@ -91,6 +91,11 @@ unsafe impl Send for Raw {}
 unsafe impl Sync for Raw {}
 
 impl Raw {
+    /// The device that it goes through.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Ends the connection at once: everything open fails, here and at the peer, and nothing more is accepted. Waits
     /// for nobody.
     pub(super) fn disconnect(&self) -> Result<(), CallError> {
@@ -124,8 +129,8 @@ pub(super) struct Done {
 struct Queue {
     cq: NonNull<rpma_cq>,
     fd: RawFd,
-    /// A completion was taken since the queue was last armed, so the descriptor is readable or will be: that has to be
-    /// taken back before it can say anything new.
+    /// A completion was taken since the queue was last armed, so the descriptor is readable or will be. It stays so, and costs
+    /// no further completion anything, until somebody wants to sleep on it: [`arm`].
     announced: bool,
 }
 
@@ -301,13 +306,27 @@ impl Connection {
 
     /// Adds what has completed of what was sent, in order.
     pub(super) fn take_sent(&mut self, into: &mut Vec<Done>) -> Result<(), CallError> {
-        drain(&self.raw.device, &mut self.sent, into)
+        take(&self.raw.device, &mut self.sent, into)
     }
 
     /// Adds the messages that have arrived, in order.
     pub(super) fn take_received(&mut self, into: &mut Vec<Done>) -> Result<(), CallError> {
         match &mut self.received {
-            Some(queue) => drain(&self.raw.device, queue, into),
+            Some(queue) => take(&self.raw.device, queue, into),
+            None => Ok(()),
+        }
+    }
+
+    /// From now on the next thing that completes makes [`Connection::sent_fd`] readable, if nothing did before. What came
+    /// meanwhile does not: look once more before you sleep.
+    pub(super) fn arm_sent(&mut self) -> Result<(), CallError> {
+        arm(&self.raw.device, &mut self.sent)
+    }
+
+    /// The same for [`Connection::received_fd`] and messages.
+    pub(super) fn arm_received(&mut self) -> Result<(), CallError> {
+        match &mut self.received {
+            Some(queue) => arm(&self.raw.device, queue),
             None => Ok(()),
         }
     }
@@ -344,8 +363,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // It may be gone already; then there is nothing to end.
-        let _ = self.raw.disconnect();
+        if self.raw.device.is_up() {
+            // It may be gone already; then there is nothing to end.
+            let _ = self.raw.disconnect();
+        }
         reaper::bury(Remains { connection: Arc::clone(&self.raw), used: std::mem::take(&mut self.used) });
     }
 }
@@ -431,44 +452,44 @@ impl Drop for RemoteRegion {
     }
 }
 
-/// Takes all completions of a queue, and leaves it so that the next one makes the descriptor readable.
-fn drain(device: &Device, queue: &mut Queue, into: &mut Vec<Done>) -> Result<(), CallError> {
-    let rpma = device.rpma();
+/// Takes all completions of a queue. No system call: the card has put them into memory.
+fn take(device: &Device, queue: &mut Queue, into: &mut Vec<Done>) -> Result<(), CallError> {
+    // SAFETY: all bytes zero is a value of this struct of numbers.
+    let mut wcs: [ibv_wc; COMPLETIONS_AT_A_TIME] = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: all bytes zero is a value of this struct of numbers.
-        let mut wcs: [ibv_wc; COMPLETIONS_AT_A_TIME] = unsafe { std::mem::zeroed() };
-        loop {
-            let mut count: c_int = 0;
-            // SAFETY: the queue is the connection's, and there is room for as many completions as is said.
-            let answer = unsafe {
-                let room = COMPLETIONS_AT_A_TIME as c_int;
-                rpma.rpma_cq_get_wc(queue.cq.as_ptr(), room, wcs.as_mut_ptr(), &raw mut count)
-            };
-            if answer == RPMA_E_NO_COMPLETION {
-                break;
-            }
-            device.check("rpma_cq_get_wc", answer)?;
-            queue.announced = true;
-            let done = &wcs[..usize::try_from(count).unwrap_or(0)];
-            into.extend(done.iter().map(|wc| Done {
-                context: wc.wr_id,
-                status: wc.status,
-                len: wc.byte_len,
-            }));
-        }
-        if !queue.announced {
-            return Ok(());
-        }
-        // SAFETY: the queue is the connection's. Its descriptor does not block.
-        let answer = unsafe { rpma.rpma_cq_wait(queue.cq.as_ptr()) };
+        let mut count: c_int = 0;
+        // SAFETY: the queue is the connection's, and there is room for as many completions as is said.
+        let answer = unsafe {
+            let room = COMPLETIONS_AT_A_TIME as c_int;
+            device.rpma().rpma_cq_get_wc(queue.cq.as_ptr(), room, wcs.as_mut_ptr(), &raw mut count)
+        };
         if answer == RPMA_E_NO_COMPLETION {
-            // The announcement is still on its way, and will be taken back by a later call.
             return Ok(());
         }
-        device.check("rpma_cq_wait", answer)?;
-        // The queue is armed again. What came before that, it does not announce: look once more.
-        queue.announced = false;
+        device.check("rpma_cq_get_wc", answer)?;
+        queue.announced = true;
+        let done = &wcs[..usize::try_from(count).unwrap_or(0)];
+        into.extend(done.iter().map(|wc| Done { context: wc.wr_id, status: wc.status, len: wc.byte_len }));
+        if done.len() < COMPLETIONS_AT_A_TIME {
+            return Ok(());
+        }
     }
+}
+
+/// Takes back the announcement of what was taken, and asks for one of what comes next.
+fn arm(device: &Device, queue: &mut Queue) -> Result<(), CallError> {
+    if !queue.announced {
+        return Ok(());
+    }
+    // SAFETY: the queue is the connection's. Its descriptor does not block.
+    let answer = unsafe { device.rpma().rpma_cq_wait(queue.cq.as_ptr()) };
+    if answer == RPMA_E_NO_COMPLETION {
+        // The announcement is still on its way. It makes the descriptor readable, and is taken back by a later call.
+        return Ok(());
+    }
+    device.check("rpma_cq_wait", answer)?;
+    queue.announced = false;
+    Ok(())
 }
 
 /// Makes a descriptor say that there is nothing instead of waiting for something.

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rpma_sys::{
     Ibverbs, Librpma, LoadError, RPMA_LOG_DISABLED, RPMA_LOG_THRESHOLD, RPMA_UTIL_IBV_CONTEXT_LOCAL,
-    ibv_context, ibv_port_attr, rpma_peer,
+    ibv_context, ibv_port_attr, ibv_port_state::IBV_PORT_ACTIVE, rpma_peer,
 };
 
 use super::error::{CallError, Unusable, check};
@@ -132,6 +132,12 @@ impl Device {
         self.0.max_write_len
     }
 
+    /// Whether the card's port is up, as far as the card says. What is sent through one that is down fails; on soft-RoCE a message
+    /// of the connection manager that fails so leaves it deaf for good.
+    pub(super) fn is_up(&self) -> bool {
+        query_port(self.0.libraries, self.0.context).is_none_or(|port| port.state == IBV_PORT_ACTIVE)
+    }
+
     pub(super) fn check(&self, call: &'static str, answer: c_int) -> Result<(), CallError> {
         check(self.0.libraries, call, answer)
     }
@@ -230,13 +236,17 @@ fn open(libraries: &'static Libraries, address: IpAddr) -> Result<NonNull<ibv_co
     Ok(NonNull::new(context).expect("librpma answered that there is one"))
 }
 
-fn max_message_len(libraries: &Libraries, context: NonNull<ibv_context>) -> u32 {
+fn query_port(libraries: &Libraries, context: NonNull<ibv_context>) -> Option<ibv_port_attr> {
     // SAFETY: all bytes zero is a value of this struct of numbers.
     let mut port: ibv_port_attr = unsafe { std::mem::zeroed() };
     // SAFETY: the context is open, and the answer has a place that is as long as the newest version of the struct.
     let answer = unsafe { (libraries.verbs.ibv_query_port)(context.as_ptr(), PORT, &raw mut port) };
+    (answer == 0).then_some(port)
+}
+
+fn max_message_len(libraries: &Libraries, context: NonNull<ibv_context>) -> u32 {
     // Every card takes a page; none is known that would not answer.
-    if answer == 0 { port.max_msg_sz.max(4096) } else { 4096 }
+    query_port(libraries, context).map_or(4096, |port| port.max_msg_sz.max(4096))
 }
 
 /// The device's first address that connections can be made to: IPv4 if it has one.

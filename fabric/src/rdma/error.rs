@@ -86,6 +86,12 @@ pub enum Unusable {
         /// The device that has the address.
         found: String,
     },
+    /// The device has lost its link.
+    #[error("the port of the RDMA device {device} is down")]
+    PortDown {
+        /// The device.
+        device: String,
+    },
     /// Too little memory may be pinned.
     #[error(
         "{what} cannot be registered: that pins {needed} bytes, and with the {pinned} pinned already this is above the memlock limit of \

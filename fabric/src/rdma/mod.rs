@@ -15,6 +15,10 @@
 //! one, because the batch's records say the same; a leader that rests kicks once more ([`crate::RemoteWindow::kick`]). In APM a
 //! follower therefore looks for the next record in its log, not only at the cell. Completions that nobody needs are not asked for.
 //!
+//! A completion lies in memory where whoever looks finds it without a system call. Announcing it to a sleeper takes three, so that is
+//! done only for those who are about to sleep ([`crate::RemoteWindow::rest`]), and who waits looks for a while
+//! before that ([`crate::Patience`]).
+//!
 //! # Who owns what
 //!
 //! | type | side | is |
@@ -53,6 +57,9 @@
 //! heartbeat on the control channel decides, with its deadline; whoever gives up drops the [`Remote`] or closes the session.
 //! A peer whose process has died, or that disconnects, raises an event, which [`crate::RemoteWindow::poll`] reports as
 //! [`crate::FabricError::Closed`].
+//!
+//! A link that is lost, as far as the own card knows, fails what is under way at once. Nothing goes out while it is: no connection is tried
+//! ([`Unusable::PortDown`]), and none is taken apart ([`reaper`]).
 //!
 //! A crash of either side loses what was posted and not completed, and nothing else; this module keeps nothing.
 

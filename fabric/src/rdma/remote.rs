@@ -143,6 +143,8 @@ pub struct Remote {
     messages: u64,
     taken: u64,
     completions: Vec<Done>,
+    /// Found when the caller was about to sleep; for the next [`RemoteWindow::poll`].
+    early: Vec<Completion>,
     idle_looks: u32,
     broken: bool,
 }
@@ -238,6 +240,9 @@ pub fn connect(
     let mode = Mode::from_name(&window.mode)
         .ok_or_else(|| ConnectError::Offer { what: "mode", found: window.mode.clone() })?;
     let device = source.device();
+    if !device.is_up() {
+        return Err(Unusable::PortDown { device: device.name().to_owned() }.into());
+    }
     let region = RemoteRegion::new(device, &window.descriptor)?;
     let found = region.len()?;
     if found != window.window_len || found < FLUSH_LEN {
@@ -303,6 +308,7 @@ pub fn connect(
         messages: 0,
         taken: 0,
         completions: Vec::new(),
+        early: Vec::new(),
         idle_looks: 0,
         broken: false,
     })
@@ -580,6 +586,25 @@ impl Remote {
         Ok(())
     }
 
+    /// Makes the descriptor tell of what completes; says whether nothing has yet.
+    fn arm(&mut self) -> Result<bool, FabricError> {
+        match self.mode {
+            Mode::Apm => self.connection.arm_sent(),
+            Mode::Gpspm => self.connection.arm_received(),
+        }
+        .map_err(failed)?;
+        let mut early = std::mem::take(&mut self.early);
+        let found = self.collect(&mut early);
+        self.early = early;
+        if found? {
+            self.post_queue()?;
+            return Ok(false);
+        }
+        // Whoever sleeps is woken by an event and looks once: that look has to find it.
+        self.idle_looks = LOOKS_PER_EVENT - 1;
+        Ok(self.early.is_empty())
+    }
+
     fn advance(&mut self, done: &mut Vec<Completion>) -> Result<(), FabricError> {
         if self.collect(done)? {
             self.post_queue()?;
@@ -647,6 +672,7 @@ impl RemoteWindow for Remote {
         if self.broken {
             return Err(FabricError::Closed);
         }
+        done.append(&mut self.early);
         let result = self.advance(done);
         self.broken = result.is_err();
         result
@@ -654,5 +680,14 @@ impl RemoteWindow for Remote {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.watch.as_fd())
+    }
+
+    fn rest(&mut self) -> Result<bool, FabricError> {
+        if self.broken {
+            return Err(FabricError::Closed);
+        }
+        let result = self.arm();
+        self.broken = result.is_err();
+        result
     }
 }

@@ -59,9 +59,17 @@ impl Shared {
         }
         // In this order: a peer whose connection ends before its key is refused is left without an answer.
         let deregistered = gate.region.take().map_or(Ok(()), Registration::deregister);
-        let disconnected = gate.connection.take().map_or(Ok(()), |connection| connection.disconnect());
-        // Either is enough to keep the leader out. Ending a connection that the leader has ended already is an error.
-        let result = deregistered.or(disconnected).map_err(failed);
+        let result = match (deregistered, gate.connection.take()) {
+            // Either is enough to keep the leader out. Without a link there is nobody to tell, and who has no key is out anyway.
+            (Ok(()), Some(connection)) if connection.device().is_up() => {
+                // Ending a connection that the leader has ended already is an error, and none of ours.
+                drop(connection.disconnect());
+                Ok(())
+            }
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(connection)) => connection.disconnect().map_err(failed),
+            (Err(error), None) => Err(failed(error)),
+        };
         // A full counter means that it is readable already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         result
@@ -198,11 +206,18 @@ impl Session {
         if let Some(burst) = self.look(window)? {
             return Ok(Some(burst));
         }
-        if timeout != Some(Duration::ZERO) {
-            self.wait(timeout)?;
-            return self.look(window);
+        if timeout == Some(Duration::ZERO) {
+            return Ok(None);
         }
-        Ok(None)
+        if let (Some(agent), Some(connection)) = (&mut self.agent, &mut self.connection) {
+            connection.arm_received().map_err(failed)?;
+            // What came before that is not announced.
+            if let Some(burst) = agent.serve(connection, window)? {
+                return Ok(Some(burst));
+            }
+        }
+        self.wait(timeout)?;
+        self.look(window)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {

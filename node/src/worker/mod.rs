@@ -22,8 +22,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use farkeep_core::lsn::Lsn;
+use farkeep_fabric::Patience;
 use farkeep_keystore::KeyHash;
 use farkeep_leader::HeldReplies;
 use farkeep_proto::resp::{self, Decoded};
@@ -95,6 +97,11 @@ pub struct Worker {
     ahead: Vec<(usize, KeyHash)>,
     /// A follower has acknowledged something.
     windows_ready: bool,
+    /// This worker is the one to find what followers acknowledge over rdma.
+    watches_rdma: bool,
+    /// Such an acknowledgement is under way.
+    expects_soon: bool,
+    patience: Patience,
     next_cron_ms: u64,
     /// The configuration as of this turn.
     config: Arc<Config>,
@@ -154,6 +161,9 @@ impl Worker {
             args: Vec::new(),
             ahead: Vec::new(),
             windows_ready: false,
+            watches_rdma: false,
+            expects_soon: false,
+            patience: Patience::default(),
             controls: Vec::new(),
             next_cron_ms: 0,
             config: node.config(),
@@ -169,13 +179,55 @@ impl Worker {
     /// Runs until the node stops.
     pub fn run(mut self) -> io::Result<()> {
         while !self.node.stopping.load(Ordering::Acquire) {
-            let timeout_ms = self.timeout_ms();
             self.ready.clear();
-            self.poll.wait(timeout_ms, &mut self.ready)?;
+            self.wait()?;
             self.now = self.node.now();
             self.turn()?;
         }
         self.say_goodbye();
+        Ok(())
+    }
+
+    /// Waits until there is something to do. What comes over rdma is looked for before it is slept for.
+    fn wait(&mut self) -> io::Result<()> {
+        let mut timeout_ms = self.timeout_ms();
+        if self.watches_rdma {
+            if self.expects_soon && timeout_ms > 0 {
+                self.look_a_while()?;
+            }
+            if !self.ready.is_empty() {
+                return Ok(());
+            }
+            if self.windows_ready || !self.node.engine.lock().rest_windows(self.index) {
+                self.windows_ready = true;
+                timeout_ms = 0;
+            }
+        }
+        self.poll.wait(timeout_ms, &mut self.ready)
+    }
+
+    /// Looks for completions, for a short while; ends at once when there is something else to do.
+    fn look_a_while(&mut self) -> io::Result<()> {
+        let limit = self.patience.limit();
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            {
+                let mut engine = self.node.engine.lock();
+                engine.poll_windows(&self.node, self.now);
+                self.windows_ready = engine.committed() > self.committed || !engine.expects_soon();
+            }
+            if self.windows_ready {
+                break;
+            }
+            self.poll.wait(0, &mut self.ready)?;
+            if !self.ready.is_empty() {
+                // It has neither paid nor not.
+                return Ok(());
+            }
+        }
+        if !limit.is_zero() {
+            self.patience.looked(self.windows_ready);
+        }
         Ok(())
     }
 
@@ -295,7 +347,8 @@ impl Worker {
         self.resume_blocked(&mut engine);
         self.deliver(&mut engine);
         engine.pubsub.wake_others(&node, Some(self.index));
-        engine.watch_windows(self.index, &self.poll, WINDOWS);
+        self.watches_rdma = engine.watch_windows(self.index, &self.poll, WINDOWS);
+        self.expects_soon = self.watches_rdma && engine.expects_soon();
     }
 
     /// Asks the memory for what the next commands will touch, so that their cache misses overlap instead of following each
