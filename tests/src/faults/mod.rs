@@ -133,8 +133,31 @@ impl Run<'_> {
         }
         let outcome = outcome.and_then(|()| self.heal(&clients.shared));
         let history = clients.stop();
-        outcome?;
-        self.judge(&history)
+        match outcome {
+            Ok(()) => self.judge(&history),
+            Err(Trouble(what)) => Err(Trouble(format!("{what}\n{}", self.losses(&history)))),
+        }
+    }
+
+    /// What the leader lacks of what clients know, when a run got stuck: that is often why.
+    fn losses(&self, history: &History) -> String {
+        let look = || -> Outcome<Vec<String>> {
+            let mut client = self.group.client(self.group.leader())?;
+            client.set_reply_timeout(Duration::from_secs(5));
+            // Alone it would hold its answers until a follower comes.
+            let found = client
+                .try_command(&["CONFIG", "SET", "sync-followers", "0"])
+                .and_then(|_| history.disagreements(&mut client));
+            found.map_err(|error| Trouble(format!("node {} stops answering: {error}", self.group.leader())))
+        };
+        match look() {
+            Ok(wrong) if wrong.is_empty() => "the leader holds what it must hold".to_owned(),
+            Ok(wrong) => {
+                let shown = &wrong[..wrong.len().min(TOLD)];
+                format!("{} things are wrong on the leader:\n{}", wrong.len(), shown.join("\n"))
+            }
+            Err(Trouble(why)) => why,
+        }
     }
 
     fn step(&mut self, step: &Step, shared: &Shared) -> Outcome {
