@@ -259,6 +259,7 @@ impl Engine {
     pub fn cron(&mut self, node: &Node, now: Now) {
         let config = node.config();
         node.stats.sample(now.unix_ms);
+        self.count_down_handover();
         self.advance_handover(node, now);
         let Role::Leader(leading) = &mut self.role else { return };
         leading.take_local_marks(&node.marks);

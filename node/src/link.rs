@@ -226,6 +226,7 @@ impl Link {
         let actions = self.with_machine(Follower::tick);
         self.carry_out(actions);
         self.ask_for_handover();
+        self.decline_handover();
         if self.control.is_none() {
             self.node.link.wait(TICK);
             return;
@@ -407,7 +408,12 @@ impl Link {
     }
 
     fn receive(&mut self) -> Result<()> {
-        let handing_over = self.node.followership().as_ref().is_none_or(|follows| follows.handover.is_some());
+        let now_ms = self.node.now().ms;
+        let handing_over = match &*self.node.followership() {
+            Some(Followership { handover: Some(handover), .. }) => handover.is_pressing(now_ms),
+            Some(_) => false,
+            None => true,
+        };
         let stream = self.control.as_mut().context("no control connection")?;
         stream.set_read_timeout(Some(if handing_over { BRISK_TICK } else { TICK }))?;
         let mut buffer = [0u8; 16 * 1024];
@@ -448,6 +454,20 @@ impl Link {
         Ok(())
     }
 
+    /// Tells the leader that this node does not take over, if the engine has decided so.
+    fn decline_handover(&mut self) {
+        let session = match &mut *self.node.followership() {
+            Some(follows) if follows.handover.as_ref().is_some_and(|handover| handover.declined) => {
+                follows.handover = None;
+                follows.machine.standing().session
+            }
+            _ => return,
+        };
+        if let Err(error) = self.send(Body::Handover(handover_message(session, HandoverStep::Refuse))) {
+            self.lost(&format!("{error:#}"));
+        }
+    }
+
     /// Asks the leader to stand down, if the engine wants that and it has not been asked yet.
     fn ask_for_handover(&mut self) {
         let (session, request, offered) = match &mut *self.node.followership() {
@@ -474,6 +494,8 @@ impl Link {
             return;
         }
         match (said.step(), &mut follows.handover) {
+            // Its answer is on the way already.
+            (HandoverStep::Offer, Some(handover)) if handover.is_pressing(now_ms) => {}
             (HandoverStep::Offer, handover) => *handover = Some(Handover::new(now_ms, true)),
             (HandoverStep::Grant, Some(handover)) if handover.request() == said.request => {
                 handover.end = Some(Lsn::new(said.end_lsn));
@@ -721,10 +743,13 @@ fn request(stream: &mut TcpStream, argv: &[&[u8]]) -> Result<()> {
     let mut line = Vec::new();
     let mut byte = [0u8];
     while line.last() != Some(&b'\n') {
-        if line.len() > 512 || stream.read(&mut byte)? == 0 {
-            bail!("the leader does not answer {}", String::from_utf8_lossy(argv[0]));
+        match stream.read(&mut byte) {
+            Ok(1) if line.len() < 512 => line.push(byte[0]),
+            Ok(_) => bail!("the leader does not answer {}", String::from_utf8_lossy(argv[0])),
+            // A process that was stopped goes on with this where a socket has a timeout.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
         }
-        line.push(byte[0]);
     }
     let text = String::from_utf8_lossy(&line);
     if let Some(error) = text.strip_prefix('-') {

@@ -658,14 +658,19 @@ impl ControlPeer {
                 }
                 Some(Body::Status(status)) => {
                     let id = FollowerId::new(status.session);
+                    let stands_down = engine.stands_down();
                     let (leader, _) = engine.leading().context("this node is not the leader")?;
-                    leader.status(now.ms, id, &status)?;
+                    // The window of a follower that has taken over closes before it says so here. What it said of itself before
+                    // that must not end the connection.
+                    if !stands_down || leader.follower(id).is_some() {
+                        leader.status(now.ms, id, &status)?;
+                    }
                 }
                 Some(Body::Handover(step)) => match step.step() {
                     HandoverStep::Ask => {
                         let successor = self.follower.clone().context("no session was begun")?;
                         let id = FollowerId::new(step.session);
-                        let end = engine.stand_down(node, now, id, successor, step.offered)?;
+                        let end = engine.stand_down(node, id, successor, step.offered)?;
                         let answer = if end.is_some() { HandoverStep::Grant } else { HandoverStep::Refuse };
                         let answer = control::Handover {
                             session: step.session,
@@ -678,10 +683,8 @@ impl ControlPeer {
                     }
                     HandoverStep::Taken => engine.handed_over(node, now, FollowerId::new(step.session))?,
                     // What a leader says.
-                    HandoverStep::Offer
-                    | HandoverStep::Grant
-                    | HandoverStep::Refuse
-                    | HandoverStep::Moved => {}
+                    HandoverStep::Offer | HandoverStep::Grant | HandoverStep::Moved => {}
+                    HandoverStep::Refuse => engine.declined(node, FollowerId::new(step.session)),
                     HandoverStep::Unknown => {}
                 },
                 Some(Body::Goodbye(goodbye)) => bail!("the follower ends the session: {}", goodbye.reason),

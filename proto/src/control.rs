@@ -336,7 +336,7 @@ pub enum HandoverStep {
     Taken = 3,
     /// Leader to follower: you hold all of my log; ask me to stand down, and take over.
     Offer = 4,
-    /// Leader to follower: I stand down for somebody else already; do not take over.
+    /// Leader to follower: do not take over, I stand down for somebody else. Follower to leader: I do not take over; lead on.
     Refuse = 5,
     /// Former leader to a follower that wants to join: somebody else has taken over; follow `address`, `port`.
     Moved = 6,

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
-use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, wait};
+use farkeep_tests::sim::Rng;
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, seed, wait};
 
 const WRITERS: u64 = 4;
+/// Failovers of the test that stops nodes.
+const ROUNDS: u64 = 12;
 
 /// A leader and its followers.
 struct Group(Vec<Server>);
@@ -38,6 +41,12 @@ impl Group {
                 .all(|node| node.info("farkeep", "farkeep_peers").split(',').count() == followers)
         });
         Self(nodes)
+    }
+
+    /// Which one leads.
+    #[track_caller]
+    fn leader(&self) -> usize {
+        self.0.iter().position(|node| role(node) == "master").expect("a leader")
     }
 
     fn ports(&self) -> Vec<u16> {
@@ -162,6 +171,46 @@ fn a_failover_to_a_follower_that_stands_still_times_out_and_writes_go_on() {
     let ledger = load.stop();
     assert!(ledger.errors.is_empty(), "{:?}", ledger.errors);
     ledger.assert_kept_by("the leader", &mut leader.client());
+}
+
+/// Whoever is stopped and whenever, at most one of the two believes that it may go on.
+#[test]
+fn failovers_in_which_somebody_is_stopped_at_any_moment_lose_nothing() {
+    let group = Group::start(2);
+    let load = Load::roaming(&group.ports(), WRITERS, 1);
+    for seed in seed::seeds(ROUNDS) {
+        let mut rng = Rng::new(seed);
+        let leader = group.leader();
+        let target = (leader + 1 + rng.index(2)) % 3;
+        load.wait_for_more(50);
+        group.0[leader].client().expect_ok(&format!("FAILOVER TO 127.0.0.1 {}", group.0[target].port()));
+        let stopped = &group.0[if rng.chance(50) { leader } else { target }];
+        // In the middle of what takes some ms, and for longer than an answer is waited for, or not.
+        std::thread::sleep(Duration::from_micros(rng.below(25_000)));
+        stopped.freeze();
+        std::thread::sleep(Duration::from_millis(rng.below(900)));
+        stopped.thaw();
+        let over = Value::Error("ERR No failover in progress.".into());
+        // Without TIMEOUT, a leader waits for its target for ever.
+        wait::until("the failover to be over", || group.0[leader].client().words("FAILOVER ABORT") == over);
+        wait::until("one of them to lead both others", || {
+            let leaders = group.0.iter().filter(|node| role(node) == "master").count();
+            let up = group.0.iter().filter(|node| node.info("replication", "master_link_status") == "up");
+            let in_reach = |node: &Server| node.info("farkeep", "farkeep_followers_in_reach") == "2";
+            leaders == 1 && up.count() == 2 && group.0.iter().any(in_reach)
+        });
+    }
+    load.wait_for_more(50);
+    let ledger = load.stop();
+    assert_only_redirects(&ledger);
+    let leader = &group.0[group.leader()];
+    ledger.assert_kept_by("the last leader", &mut leader.client());
+    for node in &group.0 {
+        wait::until("everybody to have applied everything", || {
+            node.info("farkeep", "farkeep_applied_lsn") == leader.info("farkeep", "farkeep_appended_lsn")
+        });
+        ledger.assert_kept_by("everybody", &mut node.client());
+    }
 }
 
 /// FORCE is for a target that is behind, not for one that is gone.

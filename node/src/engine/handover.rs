@@ -14,7 +14,7 @@
 //! # What can go wrong
 //!
 //! An offer binds nobody: one that is not answered in [`OFFER_LIMIT_MS`] is void, because the follower takes over only upon a grant, and
-//! a grant comes only upon a request. A grant binds the leader for [`STAND_DOWN_MS`], and is of use to the follower only for
+//! a grant comes only upon a request. A grant binds the leader for [`STAND_DOWN_CRONS`], and is of use to the follower only for
 //! [`ANSWER_LIMIT_MS`] + [`ARRIVAL_LIMIT_MS`] from its own request on, which came before the grant: however long either of them is
 //! stopped meanwhile, the follower does not take over once the leader has begun to lead on. While a grant is out there is no other, whoever asks.
 //!
@@ -50,8 +50,10 @@ const ARRIVAL_LIMIT_MS: u64 = 3000;
 const FORGOTTEN_MS: u64 = 300;
 /// How long a follower may take to answer an offer.
 const OFFER_LIMIT_MS: u64 = 500;
-/// How long a leader stands down for a follower that does not take over. Longer than the follower waits.
-const STAND_DOWN_MS: u64 = 5000;
+/// How long a leader stands down for a follower that does not take over, in crons, of which there are ten a second. Longer than the
+/// follower waits. Not counted by the clock: a leader that was stopped, and finds that time is up, may have the news that the
+/// follower has taken over in a socket that it has yet to read.
+const STAND_DOWN_CRONS: u32 = 50;
 /// How long writes wait on a former leader for its link to the new one, and on a new leader for its followers. After that they
 /// are answered as they are at any other time.
 const SETTLE_LIMIT_MS: u64 = 3000;
@@ -69,6 +71,8 @@ pub struct Handover {
     pub end: Option<Lsn>,
     /// The leader stands down for somebody else.
     pub refused: bool,
+    /// This node does not take over after all, and the leader is to be told.
+    pub declined: bool,
 }
 
 impl Handover {
@@ -77,9 +81,22 @@ impl Handover {
         self.asked_at_ms
     }
 
+    /// Whether clients wait for it to come to an end.
+    pub fn is_pressing(&self, now_ms: u64) -> bool {
+        now_ms < self.looked_at_ms + ANSWER_LIMIT_MS
+    }
+
     /// A request that is to be sent.
     pub fn new(now_ms: u64, offered: bool) -> Self {
-        Self { asked_at_ms: now_ms, looked_at_ms: now_ms, sent: false, offered, end: None, refused: false }
+        Self {
+            asked_at_ms: now_ms,
+            looked_at_ms: now_ms,
+            sent: false,
+            offered,
+            end: None,
+            refused: false,
+            declined: false,
+        }
     }
 }
 
@@ -119,8 +136,8 @@ enum Stage {
     WaitingForSync,
     /// The leader: for the follower's answer.
     Offered { id: FollowerId, forced: bool, until_ms: u64 },
-    /// The leader: for the follower to take over. It leads on from `until_ms` on.
-    Granted { id: FollowerId, successor: LeaderAddress, until_ms: u64 },
+    /// The leader: for the follower to take over. It leads on after so many crons.
+    Granted { id: FollowerId, successor: LeaderAddress, crons_left: u32 },
     /// The former leader: for its link to the new one.
     Following { until_ms: u64 },
     /// The new leader: for its followers.
@@ -218,8 +235,8 @@ impl Engine {
                     self.hand_over(node, order, Stage::WaitingForSync);
                 }
             }
-            (Stage::Granted { until_ms, .. }, Role::Leader(_)) => {
-                if now.ms >= *until_ms {
+            (Stage::Granted { crons_left, .. }, Role::Leader(_)) => {
+                if *crons_left == 0 {
                     self.lead_on(node, "the follower for which this leader stood down did not take over");
                 }
             }
@@ -236,6 +253,13 @@ impl Engine {
             }
             // Somebody has changed the role by other means.
             _ => self.end_handover(node),
+        }
+    }
+
+    /// A cron has come: a leader that stands down does so for one less.
+    pub(super) fn count_down_handover(&mut self) {
+        if let Some(HandingOver { stage: Stage::Granted { crons_left, .. }, .. }) = &mut self.handing_over {
+            *crons_left = crons_left.saturating_sub(1);
         }
     }
 
@@ -303,7 +327,6 @@ impl Engine {
     pub fn stand_down(
         &mut self,
         node: &Node,
-        now: Now,
         id: FollowerId,
         successor: LeaderAddress,
         offered: bool,
@@ -327,7 +350,7 @@ impl Engine {
             }
         };
         tracing::info!(follower = %successor, %end, "standing down for a follower that is to be promoted");
-        self.hand_over(node, order, Stage::Granted { id, successor, until_ms: now.ms + STAND_DOWN_MS });
+        self.hand_over(node, order, Stage::Granted { id, successor, crons_left: STAND_DOWN_CRONS });
         Ok(Some(end))
     }
 
@@ -341,21 +364,35 @@ impl Engine {
     /// # Errors
     /// When it was granted too late, or the promotion fails.
     pub fn take_over(&mut self, node: &Node) -> Result<()> {
-        let granted = {
-            let guard = node.followership();
-            let follows = guard.as_ref().context("this node does not follow any more")?;
-            let handover = follows.handover.as_ref().filter(|handover| handover.offered);
-            let end = handover.and_then(|handover| handover.end).context("the leader has granted nothing")?;
-            let asked_at_ms = handover.map_or(0, |handover| handover.asked_at_ms);
-            let in_time = node.now().ms < asked_at_ms + ANSWER_LIMIT_MS;
-            in_time && follows.machine.progress().durable >= end
-        };
-        if !granted {
-            bail!("the leader's place was granted too late, or this node does not hold its whole log");
+        if self.is_leader() {
+            return Ok(());
+        }
+        {
+            let mut guard = node.followership();
+            let follows = guard.as_mut().context("this node does not follow any more")?;
+            let durable = follows.machine.progress().durable;
+            let handover = follows.handover.as_mut().filter(|handover| handover.offered);
+            let handover = handover.context("the leader has offered nothing")?;
+            let end = handover.end.context("the leader has granted nothing")?;
+            let in_time = node.now().ms < handover.asked_at_ms + ANSWER_LIMIT_MS;
+            let ready = self.keystore.is_some() && !self.pool.log().state().mid_sync;
+            if !in_time || durable < end || !ready {
+                handover.declined = true;
+                node.link.raise();
+                bail!("the leader's place was granted too late, or this node is not fit for it");
+            }
         }
         self.promote(node)?;
         rewrite_config(node);
         Ok(())
+    }
+
+    /// The follower for which this leader has stood down does not take over.
+    pub fn declined(&mut self, node: &Node, id: FollowerId) {
+        if matches!(&self.handing_over, Some(HandingOver { stage: Stage::Granted { id: granted, .. }, .. }) if *granted == id)
+        {
+            self.lead_on(node, "the follower does not take over");
+        }
     }
 
     /// This node has been promoted with the consent of its leader, which is about to follow it: writes wait for that.
