@@ -49,8 +49,17 @@ pub struct Event {
 #[derive(Debug, Default)]
 pub struct Events {
     log: Mutex<VecDeque<Event>>,
-    /// The phase of a change of the leader that runs, and since when, in the node's microseconds.
-    phase: Mutex<Option<(&'static str, u64)>>,
+    /// The phase of a change of the leader that runs.
+    phase: Mutex<Option<Phase>>,
+}
+
+/// A phase of a change of the leader. Times are the node's microseconds.
+#[derive(Debug)]
+struct Phase {
+    name: &'static str,
+    since_us: u64,
+    /// When the first phase began.
+    began_us: u64,
 }
 
 impl Events {
@@ -79,16 +88,23 @@ impl Events {
         log.push_back(Event { seq, at_ms: unix_ms(), level, kind, text, took_ms });
     }
 
-    /// A change of the leader enters its next phase, or is over (`None`). The phase before becomes an event.
+    /// A change of the leader enters its next phase, or is over (`None`). The phase before becomes an event, and at the end all of them
+    /// together.
     pub fn phase(&self, now_us: u64, next: Option<&'static str>) {
-        let mut phase = self.phase.lock();
-        if phase.map(|(name, _)| name) == next {
+        let mut running = self.phase.lock();
+        if running.as_ref().map(|phase| phase.name) == next {
             return;
         }
-        let before = std::mem::replace(&mut *phase, next.map(|name| (name, now_us)));
-        drop(phase);
-        if let Some((name, since_us)) = before {
-            self.note_timed(Level::Info, "phase", name, Some(now_us.saturating_sub(since_us) / 1000));
+        let before = running.take();
+        let began_us = before.as_ref().map_or(now_us, |phase| phase.began_us);
+        *running = next.map(|name| Phase { name, since_us: now_us, began_us });
+        drop(running);
+        let Some(phase) = before else { return };
+        let ms_since = |us: u64| Some(now_us.saturating_sub(us) / 1000);
+        self.note_timed(Level::Info, "phase", phase.name, ms_since(phase.since_us));
+        if next.is_none() {
+            let text = "the change of the leader is over; so long writes waited here";
+            self.note_timed(Level::Info, "failover", text, ms_since(phase.began_us));
         }
     }
 
@@ -123,6 +139,22 @@ mod tests {
         assert_eq!((all[0].seq, events.latest()), (11, MAX_EVENTS as u64 + 10));
         assert_eq!(events.after(events.latest() - 1).len(), 1);
         assert!(events.after(events.latest()).is_empty());
+    }
+
+    #[test]
+    fn each_phase_of_a_change_takes_its_time_and_the_change_that_of_all() {
+        let events = Events::default();
+        events.phase(1_000, Some("one"));
+        events.phase(3_000, Some("one"));
+        events.phase(6_000, Some("two"));
+        events.phase(9_000, None);
+        events.phase(10_000, None);
+        let told: Vec<_> =
+            events.after(0).into_iter().map(|event| (event.kind, event.text, event.took_ms)).collect();
+        assert_eq!(told.len(), 3);
+        assert_eq!(told[0], ("phase", "one".to_owned(), Some(5)));
+        assert_eq!(told[1], ("phase", "two".to_owned(), Some(3)));
+        assert_eq!((told[2].0, told[2].2), ("failover", Some(8)));
     }
 
     #[test]

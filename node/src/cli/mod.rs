@@ -21,6 +21,7 @@ pub mod log;
 mod pool;
 mod serve;
 mod shell;
+mod top;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -64,6 +65,8 @@ enum Command {
     /// Show how far each follower is behind its leader.
     #[command(after_help = group::EXIT_CODES)]
     Lag(group::ShowArguments),
+    /// Watch a group in the terminal; `q` quits.
+    Top(top::TopArguments),
     /// Say in one line how a node is, for monitoring: exit code 0 well, 1 warning, 2 critical, 3 unknown.
     Check(check::CheckArguments),
     /// Look at a pool that no node is using.
@@ -141,6 +144,7 @@ pub fn run() -> ExitCode {
         Command::Status(arguments) => group::status(&arguments),
         Command::History(arguments) => group::history(&arguments),
         Command::Lag(arguments) => group::lag(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Completions(arguments) => Ok(shell::completions(&arguments, Arguments::command())),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),

@@ -86,6 +86,8 @@ pub struct Sampler {
     leader: String,
     verdict: Option<(Verdict, u64)>,
     link_down_ms: Option<u64>,
+    /// The states of sync and scrub as INFO tells them, by field.
+    states: BTreeMap<String, String>,
 }
 
 impl Sampler {
@@ -105,6 +107,7 @@ impl Sampler {
             leader: String::new(),
             verdict: None,
             link_down_ms: None,
+            states: BTreeMap::new(),
         };
         (sampler, receiver)
     }
@@ -139,6 +142,7 @@ impl Sampler {
         }
         self.note_role(&status);
         self.note_link(&status);
+        self.note_sync(&status);
         self.follow_up(&mut status, now.us);
         status.verdict = verdict::judge(&status, refusing, degraded, loading);
         self.note_verdict(&status);
@@ -188,6 +192,22 @@ impl Sampler {
                 self.link_down_ms.get_or_insert(status.at_ms);
             }
             None => self.link_down_ms = None,
+        }
+    }
+
+    /// A sync or a scrub that begins, ends or finds something changes a field of INFO.
+    fn note_sync(&mut self, status: &Status) {
+        let telling = |name: &str| {
+            let sync = name.contains("sync_") || name.contains("scrub_");
+            sync && (name.ends_with("_state") || name.ends_with("_mismatches"))
+        };
+        for (name, value) in status.info.iter().filter(|(name, _)| telling(name)) {
+            let before = self.states.insert(name.clone(), value.clone());
+            let Some(before) = before.filter(|before| before != value) else { continue };
+            let kind = if name.contains("scrub_") { "scrub" } else { "sync" };
+            let level = if name.ends_with("_mismatches") { Level::Critical } else { Level::Info };
+            let shown = name.trim_start_matches("farkeep_").replace('_', " ");
+            self.node.events.note(level, kind, format!("{shown}: {value} (was {before})"));
         }
     }
 

@@ -57,7 +57,11 @@ impl GroupArguments {
         Login { user: self.user.clone(), password: self.password.clone() }
     }
 
-    fn discover(&self) -> Result<Group> {
+    /// All nodes that can be found.
+    ///
+    /// # Errors
+    /// When none of them answers.
+    pub fn discover(&self) -> Result<Group> {
         Group::discover(&self.nodes, &self.login())
     }
 }

@@ -289,7 +289,7 @@ function showPool(status) {
 }
 
 function showSync(status) {
-  const found = Object.entries(status.info).filter(([name, value]) => /^farkeep_(sync|scrub)_(?!followers$)/.test(name) && value !== '');
+  const found = Object.entries(status.info).filter(([name, value]) => /^(farkeep_)?(sync|scrub)_(?!followers$)/.test(name) && value !== '');
   $('sync-section').hidden = found.length === 0;
   rows($('sync'), found.map(([name, value]) => [name.replace('farkeep_', '').replaceAll('_', ' '), value]));
 }
@@ -445,6 +445,7 @@ function show(status) {
   showLog(status);
   showPool(status);
   showSync(status);
+  for (const button of document.querySelectorAll('#action-list button')) button.disabled = status.role !== 'leader';
   loadEvents(status.last_event);
 }
 
