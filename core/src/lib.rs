@@ -4,6 +4,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
 
 pub mod arbitrary;
+pub mod chunk;
 pub mod heap;
 pub mod inspect;
 pub mod log;

@@ -186,7 +186,8 @@ impl Pool {
         };
         let log = open_log(options, &log_path, image_len)?;
         let state = log.state();
-        if image_len.unwrap_or(0) < state.image_len {
+        // A delta sync makes the image as long as it has to be when it goes on.
+        if image_len.unwrap_or(0) < state.image_len && !state.mid_sync {
             return Err(PoolError::Image {
                 path: image_path,
                 found: image_len.unwrap_or(0),
@@ -212,7 +213,7 @@ impl Pool {
         let image_path = options.path.join(IMAGE_NAME);
         let image = map_image(options, double.file(Medium::Image), &image_path, Some(double))?;
         let expected = log.state().image_len;
-        if image.allocated() < expected {
+        if image.allocated() < expected && !log.state().mid_sync {
             return Err(PoolError::Image { path: image_path, found: image.allocated(), expected });
         }
         Ok(Pool { options: options.clone(), log, image, double: Some(Arc::clone(double)), _lock: None })

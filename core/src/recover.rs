@@ -238,6 +238,9 @@ impl LeaderOptions {
 /// Recovers the pool and begins a new reign. Nothing else may be working on the pool.
 pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, RecoverError> {
     let log = pool.log();
+    if log.state().mid_sync {
+        return Err(RecoverError::MidSync);
+    }
     if pool.is_blank() {
         pool.found(options.new_dataset_id.ok_or(RecoverError::Blank)?)?;
     }
@@ -335,9 +338,13 @@ pub struct Follower {
     /// Up to where the stream is known to be committed.
     pub committed: Lsn,
     /// The image makes sense, and may be read, only when `applied_lsn` has come this far: a crash may have left it
-    /// partly ahead. On persistent memory that is so at once; on a disk it may take a word from the leader.
+    /// partly ahead. On persistent memory that is so at once; on a disk it may take a word from the leader. In the middle
+    /// of a delta sync it is [`NEVER`]: the sync has to end first.
     pub consistent_at: Lsn,
 }
+
+/// A position that no log reaches.
+pub const NEVER: Lsn = Lsn::new(u64::MAX);
 
 impl Follower {
     /// The end of the last whole transaction in the log.
@@ -361,18 +368,23 @@ pub fn open_follower(pool: &Pool) -> Result<Follower, RecoverError> {
     }
     let view = View::of_image(pool.image().shared_memory(), replayer.image_len());
     let by_instructions = pool.log().region().persistence().by_instructions();
-    let consistent_at = if by_instructions { replayer.applied() } else { found.end.lsn };
+    let consistent_at = match pool.log().state().mid_sync {
+        true => NEVER,
+        false if by_instructions => replayer.applied(),
+        false => found.end.lsn,
+    };
     Ok(Follower { replayer, tail: Tail::new(found.end), view, committed: found.committed, consistent_at })
 }
 
 fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     let log = pool.log();
     let state = log.state();
-    if state.mid_sync {
-        return Err(RecoverError::MidSync);
-    }
     log.set_gate(0);
-    if state.image_len > 0 {
+    if state.mid_sync {
+        // Records make the image longer and expect zeroes there. What those behind the checkpoint have stored there since
+        // is stored again; what another dataset or a dead leader has left is gone.
+        pool.image().clear_from(state.image_len)?;
+    } else if state.image_len > 0 {
         // Before anything is stored: a damaged or swapped image stays as it is.
         let image = pool.image();
         // A power cut may leave a file on a disk shorter than the image that it holds; replaying makes it longer again.
@@ -414,6 +426,50 @@ pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverE
     Ok(())
 }
 
+/// Where a delta sync begins.
+#[derive(Clone, Debug)]
+pub struct SyncStart {
+    /// Where the log begins anew, and what its first record will continue.
+    pub at: Position,
+    /// Length of the leader's image there, in bytes.
+    pub image_len: u64,
+    /// The leader's history.
+    pub history: EpochHistory,
+}
+
+/// Gives up what image and log of this pool say, and begins a delta sync (I10): the log starts anew at a position of the
+/// leader's, and the image keeps its bytes only to be compared. The pool must hold the leader's dataset. Nothing else may be
+/// working on the pool; open it as a follower afterwards. A crash in between leaves the pool as it was, or in the
+/// middle of a sync with nothing settled.
+pub fn begin_sync(pool: &Pool, start: SyncStart) -> Result<(), RecoverError> {
+    let log = pool.log();
+    let promised = log.state().promised;
+    if start.history.epoch() < promised {
+        return Err(RecoverError::StaleEpoch { wanted: start.history.epoch(), promised });
+    }
+    let SyncStart { at, image_len, history } = start;
+    let history = Arc::new(history);
+    log.update_state(|state| {
+        state.promised = state.promised.max(history.epoch());
+        (state.checkpoint, state.oldest, state.image_len) = (at, at.lsn, image_len);
+        (state.mid_sync, state.sync_cursor) = (true, 0);
+        state.history = history;
+    })?;
+    // What the image was ahead of its log does not matter any more, and must not be taken for what it will be.
+    log.set_replay_limit(at.lsn);
+    erase_record(log, at.lsn)?;
+    log.reset_marks(at.lsn, at.lsn);
+    Ok(())
+}
+
+/// Makes what lies at `lsn`, the end of a record, no record.
+fn erase_record(log: &LogMap, lsn: Lsn) -> io::Result<()> {
+    const _: () = assert!(MIN_ROOM as usize >= HEADER_LEN);
+    let at = log.file_offset(log.geometry().record_start(lsn));
+    log.region().store(at, &[0; HEADER_LEN]);
+    log.region().persist(at, HEADER_LEN)
+}
+
 /// Promises to take part in no epoch below `epoch` (I11), persistently, and closes the window to a leader that stores into
 /// it itself.
 pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
@@ -451,11 +507,7 @@ pub fn truncate(log: &LogMap, end: Lsn) -> Result<(), RecoverError> {
             limit: last_end,
         });
     }
-    let start = log.geometry().record_start(end);
-    const _: () = assert!(MIN_ROOM as usize >= HEADER_LEN);
-    let at = log.file_offset(start);
-    log.region().store(at, &[0; HEADER_LEN]);
-    log.region().persist(at, HEADER_LEN)?;
+    erase_record(log, end)?;
     log.reset_marks(end, log.oldest().min(end));
     Ok(())
 }

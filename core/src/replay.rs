@@ -12,6 +12,10 @@
 //! Replaying is idempotent, so a crash, or an error in the middle of a transaction, costs nothing but doing it again
 //! from the checkpoint. Stores are not written back one by one: hot lines are stored to by nearly every transaction,
 //! so the lines are remembered and written back once, when the checkpoint is taken.
+//!
+//! Between two steps the image is exactly what the stream says at [`Replayer::applied`]. That is when a walk over it
+//! ([`crate::chunk`]) reads a chunk on one node and compares or replaces the same chunk on another that stands at the same
+//! LSN. While a delta sync goes on, the image as a whole makes no sense; the log's state says so, and how much of it is settled.
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use farkeep_proto::redo::{Malformed, Range, Record};
 
 use crate::heap::{ImageSource, PAGE_LEN};
 use crate::log::scan::ends_transaction;
-use crate::log::{LogMap, Position, Scanner, Stop};
+use crate::log::{LogMap, LogState, Position, Scanner, Stop};
 use crate::lsn::Lsn;
 use crate::pmem::image::Image;
 use crate::pmem::mem::Mem;
@@ -84,6 +88,8 @@ pub struct Replayer {
     image_len: u64,
     limit: Lsn,
     dirty: DirtyLines,
+    /// Bytes of chunks stored since the last checkpoint.
+    chunk_bytes: u64,
 }
 
 impl Replayer {
@@ -96,7 +102,7 @@ impl Replayer {
         let dirty = DirtyLines::new(&image).map_err(ReplayError::Persist)?;
         let (at, image_len) = (state.checkpoint, state.image_len);
         let limit = log.replay_limit();
-        Ok(Replayer { log, image, at, checkpoint: at.lsn, image_len, limit, dirty })
+        Ok(Replayer { log, image, at, checkpoint: at.lsn, image_len, limit, dirty, chunk_bytes: 0 })
     }
 
     /// Everything before it is visible in the image.
@@ -159,9 +165,27 @@ impl Replayer {
     /// Makes everything applied persistent in the image, notes the checkpoint, and returns it. After an error the log
     /// is stopped.
     pub fn checkpoint(&mut self) -> Result<Lsn, ReplayError> {
-        if self.at.lsn == self.checkpoint {
+        if self.at.lsn == self.checkpoint && self.chunk_bytes == 0 {
             return Ok(self.checkpoint);
         }
+        self.take_checkpoint(|_| {})
+    }
+
+    /// As [`Replayer::checkpoint`], in the middle of a delta sync: what lies before `cursor` is settled, persistently.
+    pub fn checkpoint_in_sync(&mut self, cursor: u64) -> Result<Lsn, ReplayError> {
+        if self.at.lsn == self.checkpoint && self.chunk_bytes == 0 && self.log.state().sync_cursor == cursor {
+            return Ok(self.checkpoint);
+        }
+        self.take_checkpoint(|state| state.sync_cursor = cursor)
+    }
+
+    /// Ends a delta sync: from here on the image makes sense by itself, whatever happens. A crash before this returns leaves
+    /// a sync that has to go on.
+    pub fn end_sync(&mut self) -> Result<Lsn, ReplayError> {
+        self.take_checkpoint(|state| (state.mid_sync, state.sync_cursor) = (false, 0))
+    }
+
+    fn take_checkpoint(&mut self, change: impl FnOnce(&mut LogState)) -> Result<Lsn, ReplayError> {
         self.dirty.write_back(&self.image);
         self.image.region().fence();
         if let Err(error) = self.image.region().sync() {
@@ -173,10 +197,43 @@ impl Replayer {
             .update_state(|state| {
                 assert!(state.checkpoint.lsn <= at.lsn, "a checkpoint never goes back");
                 (state.checkpoint, state.image_len) = (at, image_len);
+                change(state);
             })
             .map_err(ReplayError::Persist)?;
-        self.checkpoint = at.lsn;
+        (self.checkpoint, self.chunk_bytes) = (at.lsn, 0);
         Ok(at.lsn)
+    }
+
+    /// The `len` bytes at `offset` of the image as of [`Replayer::applied`]; `None` beyond its end.
+    pub fn chunk(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        self.holds(offset, len).then(|| self.image.region().bytes(offset, len as usize))
+    }
+
+    /// Puts the leader's bytes as of [`Replayer::applied`] in the place of what is at `offset`. Nobody may read the image
+    /// meanwhile. A crash before the next checkpoint leaves any part of them; replaying to where this node has been
+    /// makes that right, unless a sync is under way, which then has not settled the chunk. Panics beyond the image.
+    pub fn store_chunk(&mut self, offset: u64, bytes: &[u8]) {
+        assert!(self.holds(offset, bytes.len() as u64), "a chunk at {offset:#x} beyond the image's end");
+        self.image.region().store(offset, bytes);
+        self.dirty.mark(offset, bytes.len() as u64);
+        self.chunk_bytes += bytes.len() as u64;
+    }
+
+    /// As [`Replayer::store_chunk`], of zeroes.
+    pub fn zero_chunk(&mut self, offset: u64, len: u64) {
+        assert!(self.holds(offset, len), "a chunk at {offset:#x} beyond the image's end");
+        self.image.region().with_mut(offset, len as usize, |bytes| bytes.fill(0));
+        self.dirty.mark(offset, len);
+        self.chunk_bytes += len;
+    }
+
+    /// Bytes of chunks that were stored since the last checkpoint.
+    pub fn chunk_bytes_behind(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        len > 0 && offset.checked_add(len).is_some_and(|end| end <= self.image_len)
     }
 
     fn missing(&self, lsn: Lsn, committed: Lsn, stop: Stop) -> ReplayError {

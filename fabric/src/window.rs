@@ -56,6 +56,17 @@ impl LogBytes {
         self.memory.slice(self.at, self.len as usize)
     }
 
+    /// The `len` of these bytes that begin at `from`. Panics if they are not so many.
+    #[must_use]
+    pub fn part(&self, from: u32, len: u32) -> Self {
+        assert!(
+            from.checked_add(len).is_some_and(|end| end <= self.len),
+            "{len} bytes at {from} of {}",
+            self.len
+        );
+        Self { memory: Arc::clone(&self.memory), at: self.at + u64::from(from), len }
+    }
+
     /// How many bytes.
     pub fn len(&self) -> u32 {
         self.len

@@ -2,11 +2,15 @@
 
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity};
-use farkeep_proto::control::{Body, FabricOffer, Goodbye, Ready, RefuseReason, Reign, Status, Welcome};
+use farkeep_proto::control::{
+    BeginSync, Body, Chunk, ChunkAnswer, ChunkOutcome, ChunkStep, FabricOffer, Goodbye, Hello, Ready,
+    RefuseReason, Reign, Status, Welcome,
+};
 use farkeep_proto::window::TailCell;
 
 use crate::apply::{Bookkeeping, Progress};
 use crate::join::{JoinError, Past, examine, hello};
+use crate::sync_target::{SyncTarget, TargetProgress};
 
 /// What an operator, or the build, chooses.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub listening_port: u16,
     /// The address to be announced under; empty: the one it connects from.
     pub announce_address: String,
+    /// Whatever this node's pool holds may be replaced by the leader's dataset.
+    pub replace_dataset: bool,
 }
 
 impl Default for Config {
@@ -35,6 +41,7 @@ impl Default for Config {
             status_interval_ms: 20,
             listening_port: 0,
             announce_address: String::new(),
+            replace_dataset: false,
         }
     }
 }
@@ -50,6 +57,8 @@ pub struct Holdings {
     pub progress: Progress,
     /// Whether the image is in the middle of a sync.
     pub mid_sync: bool,
+    /// How many bytes of the image, from its beginning on, that sync has settled.
+    pub sync_cursor: u64,
 }
 
 /// What is to be done, in the order given. An action that persists something has done so before the next one begins;
@@ -82,6 +91,16 @@ pub enum Action {
     Rejoin {
         /// Where the log must end.
         end: Lsn,
+        /// The leader's reigns, oldest first.
+        history: Vec<Reign>,
+    },
+    /// Begin a delta sync (`core::recover::begin_sync`): log and image of this pool, which holds the dataset, are given up;
+    /// the log starts anew at `at`. Open the pool as a follower's again and say so with [`Follower::began_sync`].
+    BeginSync {
+        /// Where the log begins.
+        at: Lsn,
+        /// What its first record continues, and how long the image is.
+        begin: BeginSync,
         /// The leader's reigns, oldest first.
         history: Vec<Reign>,
     },
@@ -164,6 +183,9 @@ pub struct Follower {
     fabrics: Vec<FabricOffer>,
     pub(crate) past: Past,
     pub(crate) mid_sync: bool,
+    /// How much of the image a sync has settled, as far as no walk is under way that knows better.
+    sync_cursor: u64,
+    walk: Option<SyncTarget>,
     book: Bookkeeping,
     state: State,
     failed_attempts: u32,
@@ -179,6 +201,8 @@ impl Follower {
             fabrics,
             past: Past { history: holdings.history, promised: holdings.promised },
             mid_sync: holdings.mid_sync,
+            sync_cursor: holdings.sync_cursor,
+            walk: None,
             book: Bookkeeping::new(holdings.progress),
             state: State::Detached,
             failed_attempts: 0,
@@ -191,9 +215,11 @@ impl Follower {
         self.book.progress()
     }
 
-    /// Up to where the replayer may go.
+    /// Up to where the replayer may go. In the middle of a walk over the image not beyond the step that is due next.
     pub fn replay_target(&self) -> Lsn {
-        self.book.progress().committed
+        let committed = self.book.progress().committed;
+        let horizon = self.walk.as_ref().and_then(SyncTarget::horizon);
+        horizon.map_or(committed, |horizon| horizon.min(committed)).max(self.book.progress().applied)
     }
 
     /// The reigns that the log has seen, oldest first.
@@ -247,6 +273,7 @@ impl Follower {
     /// Follow a leader, or another one than before; the owner knows its address. Any session is over.
     pub fn follow(&mut self, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.end_walk();
         if !matches!(self.state, State::Detached | State::Waiting { .. }) {
             actions.extend([Action::CloseWindow, Action::Disconnect]);
         }
@@ -257,7 +284,15 @@ impl Follower {
     }
 
     pub(crate) fn detach(&mut self) {
+        self.end_walk();
         self.state = State::Detached;
+    }
+
+    /// The walk over the image does not go on; another one may, from the same place.
+    fn end_walk(&mut self) {
+        if let Some(walk) = self.walk.take() {
+            self.sync_cursor = if self.mid_sync { walk.cursor() } else { 0 };
+        }
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -270,14 +305,14 @@ impl Follower {
             return Vec::new();
         }
         self.state = State::Joining { since_ms: now_ms };
-        let hello = hello(
-            &self.identity,
-            &self.past,
-            self.progress(),
-            self.fabrics.clone(),
-            self.config.listening_port,
-            self.config.announce_address.clone(),
-        );
+        let hello = Hello {
+            listening_port: u32::from(self.config.listening_port),
+            announce_address: self.config.announce_address.clone(),
+            replace_dataset: self.config.replace_dataset,
+            mid_sync: self.mid_sync,
+            sync_cursor: self.sync_cursor,
+            ..hello(&self.identity, &self.past, self.progress(), self.fabrics.clone())
+        };
         vec![Action::Send(Body::Hello(hello))]
     }
 
@@ -295,6 +330,7 @@ impl Follower {
 
     /// Gives the session up and waits before the next attempt.
     fn retry(&mut self, now_ms: u64) -> Vec<Action> {
+        self.end_walk();
         let doublings = self.failed_attempts.min(16);
         let pause_ms = (self.config.retry_min_ms << doublings).min(self.config.retry_max_ms);
         self.failed_attempts = self.failed_attempts.saturating_add(1);
@@ -332,6 +368,10 @@ impl Follower {
                 if request.session == session.number =>
             {
                 vec![Action::TryRdma { session: request.session }]
+            }
+            (State::Following(session), Some(Body::Chunk(chunk))) if chunk.session == session.number => {
+                session.last_heard_ms = now_ms;
+                self.chunk_step(now_ms, chunk)
             }
             (State::Following(session), Some(Body::Goodbye(goodbye)))
                 if goodbye.session == session.number =>
@@ -372,13 +412,19 @@ impl Follower {
                 segment_len: welcome.segment_len,
             });
         }
-        if accepted.resume < self.progress().durable || self.past.history != welcome.history {
-            actions.push(Action::Rejoin { end: accepted.resume, history: welcome.history.clone() });
-        }
-        // What is committed behind the resume point is not what this log holds there.
-        self.book.told(Lsn::new(welcome.committed_lsn).min(accepted.resume));
+        let resume = accepted.resume;
+        let progress = if let Some(begin) = welcome.begin_sync {
+            actions.push(Action::BeginSync { at: resume, begin, history: welcome.history.clone() });
+            Progress { checkpoint: resume, applied: resume, committed: resume, durable: resume }
+        } else {
+            if resume < self.progress().durable || self.past.history != welcome.history {
+                actions.push(Action::Rejoin { end: resume, history: welcome.history.clone() });
+            }
+            // What is committed behind the resume point is not what this log holds there.
+            self.book.told(Lsn::new(welcome.committed_lsn).min(resume));
+            Progress { durable: resume, ..self.progress() }
+        };
         actions.push(Action::OpenWindow { session: welcome.session, fabric: accepted.fabric });
-        let progress = Progress { durable: accepted.resume, ..self.progress() };
         let ready = Ready { session: welcome.session, progress: progress.message(), rdma: None };
         actions.push(Action::Send(Body::Ready(ready)));
         self.state = State::Following(Session {
@@ -401,6 +447,77 @@ impl Follower {
     pub fn reopened(&mut self, history: Vec<Reign>, progress: Progress) {
         self.past.history = history;
         self.book.reopened(progress);
+    }
+
+    /// [`Action::BeginSync`] has been carried out: the pool is in the middle of a sync, with this history and a log that
+    /// begins at `at`.
+    pub fn began_sync(&mut self, history: Vec<Reign>, at: Lsn) {
+        self.past.history = history;
+        self.book = Bookkeeping::new(Progress { checkpoint: at, applied: at, committed: at, durable: at });
+        (self.mid_sync, self.sync_cursor, self.walk) = (true, 0, None);
+    }
+
+    /// Whether the image is in the middle of a sync.
+    pub fn is_mid_sync(&self) -> bool {
+        self.mid_sync
+    }
+
+    /// How much of the image a sync has settled: what the next checkpoint may note. `None` outside of a sync.
+    pub fn sync_cursor(&self) -> Option<u64> {
+        self.mid_sync.then(|| self.walk.as_ref().map_or(self.sync_cursor, SyncTarget::cursor))
+    }
+
+    /// How the walk over the image goes that is under way.
+    pub fn walk(&self) -> Option<TargetProgress> {
+        self.walk.as_ref().map(SyncTarget::progress)
+    }
+
+    fn chunk_step(&mut self, now_ms: u64, chunk: Chunk) -> Vec<Action> {
+        if chunk.step() == ChunkStep::Begin {
+            self.end_walk();
+            self.walk = Some(SyncTarget::new(chunk, self.sync_cursor));
+            return Vec::new();
+        }
+        let Some(walk) = &mut self.walk else { return Vec::new() };
+        match walk.push(chunk) {
+            Ok(()) => {
+                // The leader has it in its image, so it is committed.
+                self.book.told(Lsn::new(chunk.at_lsn));
+                Vec::new()
+            }
+            Err(why) => self.disconnected(now_ms, why),
+        }
+    }
+
+    /// The step of a walk over the image that is to be taken now, where the image is at `applied` and nothing is stored into it
+    /// meanwhile: see [`ChunkStep`]. Take it, and say what became of it with [`Follower::chunk_taken`].
+    pub fn chunk_due(&mut self, applied: Lsn) -> Option<Chunk> {
+        self.walk.as_mut()?.due(applied)
+    }
+
+    /// The step that was due has been taken by an image at `applied`, with this outcome. For `Done` the owner has ended the
+    /// sync in the pool, if there was one. Panics if the image was not where the step is for.
+    pub fn chunk_taken(&mut self, chunk: Chunk, applied: Lsn, outcome: ChunkOutcome) -> Vec<Action> {
+        let due = self.walk.as_mut().filter(|walk| walk.is_next(&chunk));
+        let is_due = due.is_some();
+        if let Some(walk) = due {
+            walk.taken(applied, outcome);
+        }
+        if outcome == ChunkOutcome::Done {
+            (self.walk, self.mid_sync, self.sync_cursor) = (None, false, 0);
+        }
+        // The session may have ended meanwhile.
+        let State::Following(session) = &self.state else { return Vec::new() };
+        if !is_due || session.number != chunk.session {
+            return Vec::new();
+        }
+        let answer = ChunkAnswer {
+            session: chunk.session,
+            outcome: outcome.into(),
+            offset: chunk.offset,
+            applied_lsn: applied.get(),
+        };
+        vec![Action::Send(Body::ChunkAnswer(answer))]
     }
 
     /// The session goes on over this fabric.

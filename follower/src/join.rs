@@ -74,13 +74,12 @@ impl Past {
     }
 }
 
+/// The part of a hello that is about the pool.
 pub(crate) fn hello(
     identity: &Identity,
     past: &Past,
     progress: Progress,
     fabrics: Vec<FabricOffer>,
-    listening_port: u16,
-    announce_address: String,
 ) -> Hello {
     Hello {
         protocol: PROTOCOL_VERSION,
@@ -93,9 +92,8 @@ pub(crate) fn hello(
         ring_len: identity.ring_len,
         segment_len: identity.segment_len,
         fabrics,
-        listening_port: u32::from(listening_port),
-        announce_address,
         software: identity.software.clone(),
+        ..Hello::default()
     }
 }
 
@@ -132,7 +130,8 @@ pub(crate) fn examine(
         _ => {}
     }
     let (resume, durable, committed) = (Lsn::new(welcome.resume_lsn), progress.durable, progress.committed);
-    if resume > durable || resume < committed {
+    // A sync begins anew wherever the leader says.
+    if welcome.begin_sync.is_none() && (resume > durable || resume < committed) {
         return Err(JoinError::Unreachable { resume, durable, committed });
     }
     Ok(Accepted { epoch, resume, fabric, dataset_id })

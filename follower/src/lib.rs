@@ -14,9 +14,11 @@ mod apply;
 mod follower;
 mod join;
 mod promote;
+mod sync_target;
 
 pub use apply::Progress;
 pub use farkeep_fabric::Identity;
 pub use follower::{Action, Config, Follower, Holdings, Link, Standing};
 pub use join::JoinError;
 pub use promote::{PromoteError, Promotion};
+pub use sync_target::TargetProgress;

@@ -31,7 +31,7 @@ fn progress(checkpoint: u64, applied: u64, committed: u64, durable: u64) -> Prog
 fn follower(history: Vec<Reign>, at: Progress) -> Follower {
     let offers = vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }];
     let promised = Epoch::new(history.last().map_or(0, |reign| reign.epoch));
-    let holdings = Holdings { history, promised, progress: at, mid_sync: false };
+    let holdings = Holdings { history, promised, progress: at, ..Holdings::default() };
     Follower::new(Config::default(), identity(Some(DATASET)), offers, holdings)
 }
 

@@ -8,6 +8,7 @@ use farkeep_fabric::{FabricKind, Ticket};
 use farkeep_proto::window::TailCell;
 
 use crate::lag::{Appends, FollowerStages};
+use crate::sync_source::{PostedChunk, Purpose, SyncSource, WalkProgress};
 
 /// A follower's session with this leader. The number is the one on the wire; a follower that joins again gets another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +37,9 @@ impl fmt::Display for FollowerId {
 pub enum FollowerState {
     /// Welcomed; its window is not open yet. It counts for nothing and holds nothing back.
     Joining,
+    /// In reach, and in the middle of a delta sync: it gets the log and holds the ring, but counts for no commit, because
+    /// it could not take over (I10).
+    Syncing,
     /// In reach, but behind what the group has committed.
     CatchingUp,
     /// In reach and up to date.
@@ -47,6 +51,7 @@ impl FollowerState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Joining => "joining",
+            Self::Syncing => "syncing",
             Self::CatchingUp => "catching-up",
             Self::Streaming => "streaming",
         }
@@ -107,12 +112,31 @@ pub struct FollowerEntry {
     pub(crate) tail_sent: Option<TailCell>,
     /// How long writes took on their way to it, in this session.
     pub stages: Box<FollowerStages>,
+    /// The walk over the image that is under way.
+    pub(crate) walk: Option<SyncSource>,
+    /// Chunks that were posted, in the order of their tickets.
+    pub(crate) posted_chunks: VecDeque<PostedChunk>,
 }
 
 impl FollowerEntry {
     /// Whether its window is open.
     pub fn in_reach(&self) -> bool {
         self.state != FollowerState::Joining
+    }
+
+    /// Whether what it holds is worth anything without the leader: it is in reach, and not in the middle of a sync.
+    pub fn counts(&self) -> bool {
+        !matches!(self.state, FollowerState::Joining | FollowerState::Syncing)
+    }
+
+    /// The walk over the image that is under way: what for, and how it goes.
+    pub fn walk(&self) -> Option<(Purpose, WalkProgress)> {
+        self.walk.as_ref().map(|walk| (walk.purpose(), walk.progress()))
+    }
+
+    /// Whether a chunk waits to be posted to its window.
+    pub fn has_chunk_pieces(&self) -> bool {
+        self.walk.as_ref().is_some_and(SyncSource::has_pieces)
     }
 
     /// Everything before it has been flushed in this session, or was durable before it.
@@ -122,7 +146,7 @@ impl FollowerEntry {
 
     /// Everything that was posted to its window is persistent there.
     pub fn is_drained(&self) -> bool {
-        self.posted.is_empty()
+        self.posted.is_empty() && self.posted_chunks.is_empty()
     }
 
     /// Address and port, as they stand in the log.

@@ -26,6 +26,8 @@ pub(crate) struct Ours<'a> {
 pub(crate) enum Decision {
     /// Go on from here, over this fabric, and why over no better one.
     Resume { from: Lsn, fabric: FabricKind, fabric_reason: String },
+    /// What the follower holds cannot be gone on from, for this reason: make its image ours.
+    Sync { why: String, fabric: FabricKind, fabric_reason: String },
     /// The follower has promised to an epoch that is not ours, but holds nothing we lack: a reign above that epoch
     /// can take it in.
     Renew { above: u32 },
@@ -81,7 +83,7 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
     let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
     let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
     if followed > epoch || foreign_reign {
-        if durable <= common {
+        if durable <= common || hello.replace_dataset {
             return Decision::Renew { above: followed };
         }
         return refuse(
@@ -94,28 +96,23 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
             ),
         );
     }
-    if common < applied {
-        return refuse(
-            RefuseReason::Diverged,
-            format!(
-                "the follower's image already holds LSN {applied}, but its log and the leader's are the same only up \
-                 to {common}"
-            ),
-        );
-    }
-    if common < ours.oldest {
-        return refuse(
-            RefuseReason::LogTooShort,
-            format!(
-                "the leader's log no longer reaches back to LSN {common} (oldest_lsn {}, the follower has {durable})",
-                ours.oldest
-            ),
-        );
-    }
-    match choose_fabric(ours, hello) {
-        Ok((fabric, fabric_reason)) => Decision::Resume { from: common, fabric, fabric_reason },
-        Err(why) => refuse(RefuseReason::NoFabric, why),
-    }
+    let (fabric, fabric_reason) = match choose_fabric(ours, hello) {
+        Ok(chosen) => chosen,
+        Err(why) => return refuse(RefuseReason::NoFabric, why),
+    };
+    let why_not = if common < applied {
+        format!(
+            "its image already holds LSN {applied}, but its log and the leader's are the same only up to {common}"
+        )
+    } else if common < ours.oldest {
+        let oldest = ours.oldest;
+        format!(
+            "the leader's log no longer reaches back to LSN {common} (oldest_lsn {oldest}, the follower has {durable})"
+        )
+    } else {
+        return Decision::Resume { from: common, fabric, fabric_reason };
+    };
+    Decision::Sync { why: why_not, fabric, fabric_reason }
 }
 
 /// The follower's first offer that is usable and that the leader can use too, and why the better ones are not.
@@ -285,18 +282,26 @@ mod tests {
         assert_resumes(decide_at(&ours, 0, 5000, &hello(ours.to_vec(), 2500, 1000)), 2500);
     }
 
-    #[test]
-    fn what_the_log_no_longer_holds_is_refused_with_the_numbers() {
-        let history = [reign(1, 1, 0)];
-        let decision = decide_at(&history, 2000, 5000, &hello(history.to_vec(), 1500, 1000));
-        assert_refused(decision, RefuseReason::LogTooShort, "oldest_lsn 2000, the follower has 1500");
+    #[track_caller]
+    fn assert_syncs(decision: Decision, says: &str) {
+        match decision {
+            Decision::Sync { why, .. } => assert!(why.contains(says), "{why}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn an_image_beyond_the_common_point_is_refused() {
+    fn what_the_log_no_longer_holds_is_synced_with_the_numbers_that_say_why() {
+        let history = [reign(1, 1, 0)];
+        let decision = decide_at(&history, 2000, 5000, &hello(history.to_vec(), 1500, 1000));
+        assert_syncs(decision, "oldest_lsn 2000, the follower has 1500");
+    }
+
+    #[test]
+    fn an_image_beyond_the_common_point_is_synced() {
         let ours = [reign(1, 1, 0), reign(2, 2, 3000)];
         let decision = decide_at(&ours, 0, 5000, &hello(vec![reign(1, 1, 0)], 4000, 3500));
-        assert_refused(decision, RefuseReason::Diverged, "same only up to 3000");
+        assert_syncs(decision, "same only up to 3000");
     }
 
     #[test]
@@ -318,11 +323,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_follower_joins_as_long_as_the_log_reaches_back_to_the_start() {
+    fn an_empty_follower_needs_no_sync_as_long_as_the_log_reaches_back_to_the_start() {
         let history = [reign(1, 1, 0)];
         let empty = Hello { dataset_id: vec![], ring_len: 0, ..hello(vec![], 0, 0) };
         assert_resumes(decide_at(&history, 0, 5000, &empty), 0);
-        assert_refused(decide_at(&history, 64, 5000, &empty), RefuseReason::LogTooShort, "oldest_lsn 64");
+        assert_syncs(decide_at(&history, 64, 5000, &empty), "oldest_lsn 64");
     }
 
     #[test]
@@ -334,6 +339,17 @@ mod tests {
             RefuseReason::StaleLeader,
             "superseded",
         );
+    }
+
+    #[test]
+    fn a_promoted_node_gives_its_records_up_only_where_the_operator_says_so() {
+        let ours = [reign(1, 1, 0)];
+        let theirs = vec![reign(1, 1, 0), reign(2, 2, 3000)];
+        let told = Hello { replace_dataset: true, ..hello(theirs.clone(), 4000, 1000) };
+        assert_eq!(decide_at(&ours, 0, 5000, &told), Decision::Renew { above: 2 });
+        let renewed = [reign(1, 1, 0), reign(3, 3, 5000)];
+        let synced = decide_at(&renewed, 0, 5100, &hello(theirs, 4000, 3500));
+        assert_syncs(synced, "same only up to 3000");
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! The leader's state machine.
 
 mod time;
+mod walk;
+
+pub use walk::Walked;
 
 use std::collections::BTreeMap;
 
-use farkeep_core::log::EpochHistory;
+use farkeep_core::chunk::DEFAULT_CHUNK_LEN;
+use farkeep_core::log::{EpochHistory, Position};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
-use farkeep_proto::control::{Body, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
+use farkeep_proto::control::{BeginSync, Body, Hello, Refuse, RefuseReason, Reign, Status, Welcome};
 use farkeep_proto::window::TailCell;
 
 use crate::commit::{CommitPoint, kth_best};
 use crate::followers::{FollowerEntry, FollowerId, FollowerState, Posted};
 use crate::join::{Decision, Ours, decide};
 use crate::lag;
+use crate::sync_source::{PostedChunk, Purpose, SyncSource, Unasked};
 
 /// The most followers that a leader takes in.
 pub const MAX_FOLLOWERS: usize = 64;
@@ -46,6 +51,8 @@ pub struct Config {
     /// The same for a follower without which writes are refused. Longer, since giving it up helps no writer: it
     /// tells them the truth, that a follower is missing and not room. Still below the time that a writer waits.
     pub needed_hold_limit_ms: u64,
+    /// Length of the chunks in which an image is compared and sent, in bytes.
+    pub chunk_len: u64,
 }
 
 impl Default for Config {
@@ -57,6 +64,7 @@ impl Default for Config {
             deadline_ms: 3000,
             hold_limit_ms: 2_500,
             needed_hold_limit_ms: 3_750,
+            chunk_len: DEFAULT_CHUNK_LEN,
         }
     }
 }
@@ -96,6 +104,15 @@ pub struct Peer {
     pub unusable: Vec<(FabricKind, String)>,
 }
 
+/// Where the leader's own image is: the place where a delta sync begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageAt {
+    /// Its `applied_lsn`, and what the record behind it continues.
+    pub position: Position,
+    /// Its length there, in bytes.
+    pub image_len: u64,
+}
+
 /// The answer to a `Hello`.
 #[derive(Debug, PartialEq)]
 pub enum Join {
@@ -108,6 +125,8 @@ pub enum Join {
         welcome: Welcome,
         /// The session that this one replaces.
         replaces: Option<FollowerId>,
+        /// Why the follower needs a delta sync; `None` where its log can be gone on from.
+        why_sync: Option<String>,
     },
     /// It is not; send it the message and close.
     Refused(Refuse),
@@ -213,6 +232,9 @@ pub enum LeaderError {
         /// The end of what validates.
         validated: Lsn,
     },
+    /// The follower answers what it was not asked.
+    #[error(transparent)]
+    Walk(#[from] Unasked),
     /// The follower reports watermarks out of order.
     #[error("the follower reports durable_lsn {durable}, applied_lsn {applied}, checkpoint_lsn {checkpoint}")]
     OutOfOrder {
@@ -369,6 +391,11 @@ impl Leader {
         self.followers.values().filter(|follower| follower.in_reach())
     }
 
+    /// Followers that a commit may rest on.
+    fn counting(&self) -> impl Iterator<Item = &FollowerEntry> {
+        self.followers.values().filter(|follower| follower.counts())
+    }
+
     /// All followers in the registry.
     pub fn followers(&self) -> impl ExactSizeIterator<Item = &FollowerEntry> {
         self.followers.values()
@@ -381,7 +408,7 @@ impl Leader {
 
     /// On how many followers everything up to `lsn` is durable: what `WAIT` counts.
     pub fn followers_durable_at(&self, lsn: Lsn) -> usize {
-        self.in_reach().filter(|follower| follower.durable >= lsn).count()
+        self.counting().filter(|follower| follower.durable >= lsn).count()
     }
 
     /// Whether the group can keep its promise.
@@ -389,7 +416,7 @@ impl Leader {
         let wanted = self.config.sync_followers;
         match self.config.on_follower_loss {
             OnFollowerLoss::Refuse => {
-                let in_reach = self.in_reach().count();
+                let in_reach = self.counting().count();
                 if in_reach < wanted {
                     Availability::Refusing { in_reach, wanted }
                 } else {
@@ -435,7 +462,7 @@ impl Leader {
         let required = self.required();
         let mut positions = std::mem::take(&mut self.positions);
         positions.clear();
-        positions.extend(self.in_reach().map(|follower| follower.durable));
+        positions.extend(self.counting().map(|follower| follower.durable));
         let held = match required {
             0 => Some(self.durable),
             _ => kth_best(&mut positions, required).map(|remote| remote.min(self.durable)),
@@ -456,8 +483,15 @@ impl Leader {
         }
     }
 
-    /// A follower wants to join.
-    pub fn join(&mut self, now_ms: u64, hello: &Hello, peer: &Peer) -> Join {
+    /// A follower wants to join. `image` tells where our own image is, if it can be told at the moment; it is asked only
+    /// where a delta sync has to begin.
+    pub fn join(
+        &mut self,
+        now_ms: u64,
+        hello: &Hello,
+        peer: &Peer,
+        image: impl FnOnce() -> Option<ImageAt>,
+    ) -> Join {
         let ours = Ours {
             identity: &self.identity,
             history: &self.history,
@@ -467,8 +501,15 @@ impl Leader {
             fabrics: &peer.fabrics,
             unusable: &peer.unusable,
         };
-        let (from, fabric, fabric_reason) = match decide(&ours, hello) {
-            Decision::Resume { from, fabric, fabric_reason } => (from, fabric, fabric_reason),
+        let (from, sync, fabric, fabric_reason) = match decide(&ours, hello) {
+            Decision::Resume { from, fabric, fabric_reason } => (from, None, fabric, fabric_reason),
+            Decision::Sync { why, fabric, fabric_reason } => {
+                let Some(at) = image() else {
+                    let text = "the leader's image cannot be read at the moment".to_owned();
+                    return Join::Refused(self.refuse(RefuseReason::TryAgain, text));
+                };
+                (at.position.lsn, Some((at, why)), fabric, fabric_reason)
+            }
             Decision::Refuse(refuse) => return Join::Refused(refuse),
             Decision::Renew { above } => {
                 let above = Epoch::new(above);
@@ -491,6 +532,19 @@ impl Leader {
         let id = FollowerId::new(u64::from(self.epoch.get()) << 32 | u64::from(self.sessions));
         let progress = hello.progress;
         let address = if hello.announce_address.is_empty() { &peer.address } else { &hello.announce_address };
+        let walk = |from| SyncSource::new(now_ms, Purpose::Sync, id.session(), self.config.chunk_len, from);
+        let (begin_sync, why_sync, walk) = match sync {
+            Some((ImageAt { position, image_len }, why)) => {
+                let begin = BeginSync { crc: position.crc, epoch: position.epoch.get(), image_len };
+                let walk = walk(0);
+                let walk = if hello.dataset_id.is_empty() { walk.of_blank() } else { walk };
+                (Some(begin), Some(why), Some(walk))
+            }
+            None if hello.mid_sync => (None, None, Some(walk(hello.sync_cursor))),
+            None => (None, None, None),
+        };
+        let checkpoint = if begin_sync.is_some() { from } else { Lsn::new(progress.checkpoint_lsn) };
+        let applied = if begin_sync.is_some() { from } else { Lsn::new(progress.applied_lsn).min(from) };
         let entry = FollowerEntry {
             id,
             node_id: hello.node_id.clone(),
@@ -502,14 +556,16 @@ impl Leader {
             shipped: from,
             flushed: from,
             durable: from,
-            applied: Lsn::new(progress.applied_lsn).min(from),
-            checkpoint: Lsn::new(progress.checkpoint_lsn),
+            applied,
+            checkpoint,
             last_heard_ms: now_ms,
             last_heartbeat_ms: now_ms,
             holding: None,
             posted: std::collections::VecDeque::new(),
             tail_sent: None,
             stages: Box::default(),
+            walk,
+            posted_chunks: std::collections::VecDeque::new(),
         };
         self.followers.insert(id, entry);
         let welcome = Welcome {
@@ -526,8 +582,9 @@ impl Leader {
             software: self.identity.software.clone(),
             ring_len: self.identity.ring_len,
             segment_len: self.identity.segment_len,
+            begin_sync,
         };
-        Join::Accepted { id, welcome, replaces }
+        Join::Accepted { id, welcome, replaces, why_sync }
     }
 
     fn refuse(&self, reason: RefuseReason, text: String) -> Refuse {
@@ -548,7 +605,13 @@ impl Leader {
             if follower.shipped < oldest {
                 return Err(LeaderError::FellBehind { resume: follower.shipped, oldest });
             }
-            follower.state = FollowerState::CatchingUp;
+            follower.state = match &mut follower.walk {
+                Some(walk) => {
+                    walk.begin();
+                    FollowerState::Syncing
+                }
+                None => FollowerState::CatchingUp,
+            };
         }
         self.recompute();
         Ok(())
@@ -606,6 +669,14 @@ impl Leader {
             last = Some(posted);
             follower.posted.pop_front();
             follower.flushed = posted.to;
+        }
+        while let Some(&PostedChunk { ticket, slot }) = follower.posted_chunks.front()
+            && ticket <= completion.ticket
+        {
+            follower.posted_chunks.pop_front();
+            if let Some(walk) = &mut follower.walk {
+                walk.arrived(slot);
+            }
         }
         let Some(reported) = completion.reported else {
             if let Some(posted) = last {

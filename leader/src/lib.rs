@@ -17,11 +17,12 @@ mod join;
 pub mod lag;
 mod leader;
 pub mod ship;
+pub mod sync_source;
 
 pub use farkeep_fabric::Identity;
 pub use followers::{FollowerEntry, FollowerId, FollowerState};
 pub use held::HeldReplies;
 pub use leader::{
-    Action, Availability, Config, Join, Leader, LeaderError, LocalWatermarks, NoReplicas, OnFollowerLoss,
-    Peer, Shipment, Start,
+    Action, Availability, Config, ImageAt, Join, Leader, LeaderError, LocalWatermarks, NoReplicas,
+    OnFollowerLoss, Peer, Shipment, Start, Walked,
 };

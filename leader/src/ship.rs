@@ -1,7 +1,8 @@
 //! From the leader's log into a follower's window, and back.
 //!
-//! [`pump`] is called once per turn for every follower: it posts what is new as at most two ranges (the ring may wrap), one flush and
-//! a tail cell, and kicks the link once. [`collect`] takes what has completed. Neither waits.
+//! [`pump`] is called once per turn for every follower: it posts what is new as at most two ranges (the ring may wrap), a piece of a
+//! chunk if a walk over the image has one, one flush and a tail cell, and kicks the link once. [`collect`] takes what has
+//! completed. Neither waits.
 
 use std::sync::Arc;
 
@@ -25,12 +26,25 @@ pub fn pump<W: RemoteWindow + ?Sized>(
     window: &mut W,
     log: &Arc<dyn LogMemory>,
 ) -> Result<Sending, FabricError> {
-    if let Some(shipment) = leader.shipment(id, window.room()) {
+    let shipment = leader.shipment(id, window.room());
+    if let Some(shipment) = shipment {
         for (at, len) in ring_ranges(shipment.from, shipment.to, leader.ring_len()) {
             window.write(RING_AT + at, LogBytes::new(Arc::clone(log), at, len));
         }
+    }
+    let piece = leader.chunk_piece(id, window.room());
+    let completes = piece.as_ref().and_then(|piece| piece.completes);
+    if shipment.is_some() || piece.is_some() {
+        if let Some(piece) = piece {
+            window.write(piece.at, piece.bytes);
+        }
         let ticket = window.flush();
-        leader.posted(id, shipment.to, ticket);
+        if let Some(shipment) = shipment {
+            leader.posted(id, shipment.to, ticket);
+        }
+        if let Some(slot) = completes {
+            leader.posted_chunk(id, slot, ticket);
+        }
     }
     if let Some(cell) = leader.tail_for(id) {
         window.write_tail(cell);

@@ -9,6 +9,7 @@ mod handover;
 mod muster;
 mod report;
 mod role;
+mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +38,7 @@ use muster::Muster;
 pub use report::RoleReport;
 pub use role::Opened;
 use role::Role;
+pub use walk::Walks;
 
 /// Keys examined by one cycle of active expiry, and items freed by one cycle of reclaiming.
 const CRON_BUDGET: usize = 400;
@@ -76,6 +78,8 @@ pub struct Engine {
     moved: bool,
     /// The bytes in use, which a crash leaves slightly off, are being counted again.
     recounting: bool,
+    /// What has become of walks over the image.
+    walked: Walks,
     counters: Counters,
 }
 
@@ -194,6 +198,7 @@ impl Engine {
         let shipped = leading.sessions.ship(&mut leading.machine, &leading.memory.0, until, tail_due);
         leading.sessions.collect_at_once(&mut leading.machine, now);
         leading.schedule_tail(node, now, self.committed, shipped || tail_due);
+        leading.say_steps(node);
         let committed = leading.machine.committed();
         leading.sessions.pass_published_on(node, committed);
         self.set_committed(node, committed);
@@ -216,6 +221,7 @@ impl Engine {
         leading.sessions.collect(&mut leading.machine, now);
         // If this was the last write for a while, nothing else tells the followers that it is committed.
         leading.schedule_tail(node, now, self.committed, false);
+        leading.say_steps(node);
         let committed = leading.machine.committed();
         self.set_committed(node, committed);
     }
@@ -273,6 +279,7 @@ impl Engine {
         leading.sessions.tick(&mut leading.machine, now, node.rdma.device().is_ok());
         leading.sessions.introduce(node, &leading.machine);
         let leads = self.handing_over.is_none() && leading.machine.can_write().is_ok();
+        leading.look_after_walks(node, &config, now);
         if leads && leading.appender.log().stopped().is_none() {
             self.expire_and_reclaim(node, now);
         }
@@ -467,6 +474,7 @@ fn leader_config(config: &Config) -> farkeep_leader::Config {
         // that the writer is told what is the matter: followers are missing, not room.
         hold_limit_ms: (config.log_full_timeout_ms / 2).max(HOLD_LIMIT_MIN_MS),
         needed_hold_limit_ms: (config.log_full_timeout_ms / 4 * 3).max(HOLD_LIMIT_MIN_MS),
+        ..farkeep_leader::Config::default()
     }
 }
 

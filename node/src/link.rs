@@ -21,7 +21,7 @@ use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError};
 use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
 use farkeep_proto::window::TailCell;
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::Config;
 use crate::engine::{Engine, Handover};
@@ -69,6 +69,24 @@ pub struct Followership {
     pub peers: control::Peers,
     /// What the acknowledgements of an rdma session rest on.
     pub basis: Option<Basis>,
+    /// Says things on the control channel, while there is one.
+    pub speaker: Option<Speaker>,
+}
+
+/// The writing side of a control channel: the link's thread answers the leader, the replayer says what became of a walk's steps.
+#[derive(Clone, Debug)]
+pub struct Speaker(Arc<Mutex<TcpStream>>);
+
+impl Speaker {
+    /// Says something, as a whole.
+    ///
+    /// # Errors
+    /// When the connection is of no more use.
+    pub fn say(&self, body: Body) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        control::encode(body, &mut bytes);
+        self.0.lock().write_all(&bytes)
+    }
 }
 
 impl Followership {
@@ -136,7 +154,7 @@ struct Link {
     node: Arc<Node>,
     /// Whom the present session is with.
     leader: Option<LeaderAddress>,
-    control: Option<TcpStream>,
+    control: Option<(TcpStream, Speaker)>,
     inbox: Vec<u8>,
     /// The parts that have arrived of a published message.
     published: Vec<u8>,
@@ -319,7 +337,11 @@ impl Link {
                 let mut stream = connect(&leader, &self.node.config())?;
                 request(&mut stream, &[b"FARKEEP.REPLICATE"])?;
                 stream.set_read_timeout(Some(TICK))?;
-                self.control = Some(stream);
+                let speaker = Speaker(Arc::new(Mutex::new(stream.try_clone()?)));
+                if let Some(follows) = &mut *self.node.followership() {
+                    follows.speaker = Some(speaker.clone());
+                }
+                self.control = Some((stream, speaker));
                 self.inbox.clear();
                 self.published.clear();
                 self.offer_rdma();
@@ -369,10 +391,8 @@ impl Link {
     }
 
     fn send(&mut self, body: Body) -> Result<()> {
-        let stream = self.control.as_mut().context("no control connection")?;
-        let mut bytes = Vec::new();
-        control::encode(body, &mut bytes);
-        Ok(stream.write_all(&bytes)?)
+        let (_, speaker) = self.control.as_ref().context("no control connection")?;
+        Ok(speaker.say(body)?)
     }
 
     /// Puts rdma into the next hello, or why it cannot be used.
@@ -414,7 +434,7 @@ impl Link {
             Some(_) => false,
             None => true,
         };
-        let stream = self.control.as_mut().context("no control connection")?;
+        let (stream, _) = self.control.as_mut().context("no control connection")?;
         stream.set_read_timeout(Some(if handing_over { BRISK_TICK } else { TICK }))?;
         let mut buffer = [0u8; 16 * 1024];
         match stream.read(&mut buffer) {
@@ -445,8 +465,12 @@ impl Link {
                 }
                 _ => {}
             }
+            let is_step = matches!(envelope.body, Some(Body::Chunk(_)));
             let actions = self.with_machine(|machine, now_ms| machine.message(now_ms, envelope.body));
             self.carry_out(actions);
+            if is_step {
+                self.node.replay.raise();
+            }
             if self.control.is_none() {
                 break;
             }

@@ -20,6 +20,7 @@ mod replication;
 mod runtime;
 mod stats;
 mod throttle;
+mod walk;
 mod watch;
 mod worker;
 

@@ -200,6 +200,10 @@ pub struct Node {
     pub log_group: AtomicU64,
     /// A new role for the link thread.
     pub link: Signal,
+    /// A walk over the image is under way (leader only).
+    pub walking: AtomicBool,
+    /// Work for the walker.
+    pub walk: Signal,
     /// 40 hexadecimal digits, new at every start.
     pub run_id: String,
     /// Unix time of the start in ms.
@@ -251,6 +255,8 @@ impl Node {
             log_writer: Signal::default(),
             log_group: AtomicU64::new(0),
             link: Signal::default(),
+            walking: AtomicBool::new(false),
+            walk: Signal::default(),
             run_id,
             started_at_ms: unix_ms,
             config_file,
@@ -358,6 +364,7 @@ impl Node {
         self.replay.raise();
         self.log_writer.raise();
         self.link.raise();
+        self.walk.raise();
     }
 
     /// CLIENT PAUSE.

@@ -1,16 +1,24 @@
 //! The replayer's thread: carries the image along with what is committed, and takes checkpoints.
 //!
 //! On a leader it works beside the engine, on pages that the working view has copies of. On a follower it takes the engine for each
-//! step, because clients read the same image; a step is short.
+//! step, because clients read the same image; a step is short. There it also takes the steps of a walk over the image (a delta
+//! sync, a scrub), each when the image is at exactly the step's position.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use farkeep_core::chunk;
 use farkeep_core::heap::ImageSource;
+use farkeep_core::log::LogMap;
 use farkeep_core::lsn::Lsn;
 use farkeep_core::replay::{ReplayError, Replayer};
+use farkeep_follower::Action;
+use farkeep_proto::control::{Chunk, ChunkOutcome, ChunkStep};
+use farkeep_proto::window::staging_at;
+use parking_lot::MutexGuard;
 
+use crate::engine::Engine;
 use crate::node::Node;
 
 /// Log replayed in one step, in bytes: what a reader on a follower may have to wait for.
@@ -19,6 +27,8 @@ const STEP_BYTES: u64 = 256 * 1024;
 const CHECKPOINT_BYTES: u64 = 1024 * 1024;
 /// The same where it takes an `fdatasync` of the image.
 const CHECKPOINT_BYTES_DISK: u64 = 16 * 1024 * 1024;
+/// Bytes of chunks taken from a leader between two checkpoints.
+const CHECKPOINT_CHUNK_BYTES: u64 = 16 * 1024 * 1024;
 /// Pause between two looks while there is work now and then.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Looks without work before the replayer goes to sleep.
@@ -90,27 +100,131 @@ fn step(node: &Node, idle: bool) -> Result<bool, ReplayError> {
         if node.followership().is_some() {
             return Ok(true);
         }
-        let worked = advance(node, replayer, node.marks.committed(), idle)?;
+        let worked = advance(node, replayer, node.marks.committed(), idle, None)?;
         node.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
         return Ok(worked);
     }
-    let mut engine = node.engine.lock();
+    let engine = node.engine.lock();
     let mut guard = node.replayer.lock();
     // The role may have changed since; the engine's lock keeps it from changing from here on.
-    let target = node.followership().as_ref().map(|follows| follows.machine.replay_target());
-    let (Some(target), Some(replayer)) = (target, &mut *guard) else { return Ok(false) };
-    let worked = advance(node, replayer, target, idle)?;
-    engine.follower_applied(node, replayer.image_len(), replayer.applied());
-    drop(engine);
-    let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
-    node.marks.publish(applied, checkpoint);
-    if let Some(follows) = &mut *node.followership() {
-        follows.machine.replayed(applied, checkpoint);
-    }
-    Ok(worked)
+    let (target, cursor) = match &*node.followership() {
+        Some(follows) => (follows.machine.replay_target(), follows.machine.sync_cursor()),
+        None => return Ok(false),
+    };
+    let Some(replayer) = &mut *guard else { return Ok(false) };
+    follow(node, engine, replayer, target, idle, cursor)
 }
 
-fn advance(node: &Node, replayer: &mut Replayer, target: Lsn, idle: bool) -> Result<bool, ReplayError> {
+/// A follower's step: of the log, then of a walk over the image if one is due there.
+fn follow(
+    node: &Node,
+    mut engine: MutexGuard<'_, Engine>,
+    replayer: &mut Replayer,
+    target: Lsn,
+    idle: bool,
+    cursor: Option<u64>,
+) -> Result<bool, ReplayError> {
+    let worked = advance(node, replayer, target, idle, cursor)?;
+    engine.follower_applied(node, replayer.image_len(), replayer.applied());
+    let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
+    node.marks.publish(applied, checkpoint);
+    let (due, log) = match &mut *node.followership() {
+        Some(follows) => {
+            follows.machine.replayed(applied, checkpoint);
+            (follows.machine.chunk_due(applied), Arc::clone(&follows.log))
+        }
+        None => return Ok(worked),
+    };
+    let Some(chunk) = due else { return Ok(worked) };
+    // Clients may go on reading while bytes are only compared.
+    let engine = (chunk.step() != ChunkStep::Compare).then_some(engine);
+    let outcome = take_step(node, replayer, &log, &chunk)?;
+    let mut speaker = None;
+    let mut answers = Vec::new();
+    if let Some(follows) = &mut *node.followership() {
+        follows.machine.replayed(replayer.applied(), replayer.checkpoint_lsn());
+        answers = follows.machine.chunk_taken(chunk, applied, outcome);
+        speaker = follows.speaker.clone();
+    }
+    if let (Some(mut engine), ChunkOutcome::Done) = (engine, outcome) {
+        node.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
+        engine.sync_ended(node, replayer.image_len(), applied);
+    }
+    for answer in answers {
+        if let (Some(speaker), Action::Send(body)) = (&speaker, answer)
+            && let Err(error) = speaker.say(body)
+        {
+            tracing::debug!(%error, "an answer did not reach the leader; the link's thread finds out why");
+        }
+    }
+    Ok(true)
+}
+
+/// Takes a step of a walk over the image, which is at its position.
+fn take_step(
+    node: &Node,
+    replayer: &mut Replayer,
+    log: &LogMap,
+    chunk: &Chunk,
+) -> Result<ChunkOutcome, ReplayError> {
+    let (offset, len) = (chunk.offset, u64::from(chunk.len));
+    let at = replayer.applied();
+    Ok(match chunk.step() {
+        ChunkStep::Begin => ChunkOutcome::Ready,
+        ChunkStep::Compare => match replayer.chunk(offset, len) {
+            Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
+            _ => {
+                report_difference(node, at, chunk);
+                ChunkOutcome::Differs
+            }
+        },
+        ChunkStep::Zero => {
+            if !replayer.chunk(offset, len).is_some_and(chunk::is_zero) {
+                report_difference(node, at, chunk);
+                replayer.zero_chunk(offset, len);
+            }
+            ChunkOutcome::Taken
+        }
+        ChunkStep::Stored => {
+            let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
+            if chunk::hash(bytes) == chunk.hash {
+                replayer.store_chunk(offset, bytes);
+                ChunkOutcome::Taken
+            } else {
+                tracing::warn!(lsn = %at, offset, "a chunk of the leader's image did not arrive whole; asking again");
+                ChunkOutcome::Torn
+            }
+        }
+        ChunkStep::End => {
+            replayer.end_sync()?;
+            ChunkOutcome::Done
+        }
+        ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
+    })
+}
+
+/// A chunk is not the leader's: what a sync is for, and in a scrub a sign of damage.
+fn report_difference(node: &Node, at: Lsn, chunk: &Chunk) {
+    let scrub = node.followership().as_ref().is_some_and(|follows| !follows.machine.is_mid_sync());
+    if scrub {
+        tracing::error!(
+            lsn = %at,
+            offset = chunk.offset,
+            len = chunk.len,
+            "the image is not the leader's here: it is damaged, and will be repaired from the leader"
+        );
+    }
+}
+
+/// Takes the image towards `target`, and a checkpoint when one is due. `cursor` is how much of it a delta sync has settled, while
+/// there is one.
+fn advance(
+    node: &Node,
+    replayer: &mut Replayer,
+    target: Lsn,
+    idle: bool,
+    cursor: Option<u64>,
+) -> Result<bool, ReplayError> {
     let before = replayer.applied();
     if target > before {
         replayer.step(target, STEP_BYTES)?;
@@ -119,8 +233,13 @@ fn advance(node: &Node, replayer: &mut Replayer, target: Lsn, idle: bool) -> Res
     let due = if node.image_on_disk { CHECKPOINT_BYTES_DISK } else { CHECKPOINT_BYTES };
     let worked = replayer.applied() > before;
     // The rest is checkpointed as soon as there is nothing better to do, so that a restart is short.
-    if behind >= due || (behind > 0 && !worked && idle) {
-        replayer.checkpoint()?;
+    let chunk_bytes = replayer.chunk_bytes_behind();
+    let due_now = behind >= due || chunk_bytes >= CHECKPOINT_CHUNK_BYTES;
+    if due_now || (behind + chunk_bytes > 0 && !worked && idle) {
+        match cursor {
+            Some(cursor) => replayer.checkpoint_in_sync(cursor)?,
+            None => replayer.checkpoint()?,
+        };
         return Ok(true);
     }
     Ok(worked)

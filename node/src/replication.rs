@@ -20,7 +20,9 @@ use anyhow::{Context, Result, bail};
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, shm, tcp};
-use farkeep_leader::{FollowerEntry, FollowerId, Join, Leader, LeaderError, Peer, ship};
+use farkeep_leader::{
+    FollowerEntry, FollowerId, FollowerState, ImageAt, Join, Leader, LeaderError, Peer, ship,
+};
 use farkeep_proto::control::{self, Body, FabricOffer, HandoverStep, Hello, RdmaWindow, TryRdma};
 
 use crate::clients::Client;
@@ -39,6 +41,10 @@ use crate::worker::poll::{Interest, Poll};
 /// Bytes of published messages that may wait for one follower. What exceeds them is not told to its subscribers: heartbeats go
 /// the same way and must not come late.
 const PUBLISHED_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+/// A follower in the middle of a delta sync, for which nobody waits, gets the log when so much of it has come together, ...
+const LAZY_BYTES: u64 = 256 * 1024;
+/// ... or so many ms have passed.
+const LAZY_MS: u64 = 4;
 /// A longer message travels in parts of this length.
 const PUBLISHED_PART_BYTES: usize = 256 * 1024;
 
@@ -62,6 +68,8 @@ struct Session {
     trial: Trial,
     /// rdma: the flush that everybody waits for, and since when.
     waits: Option<(Lsn, u64)>,
+    /// When something was last posted.
+    posted_ms: u64,
 }
 
 /// An attempt to go on over rdma.
@@ -170,9 +178,19 @@ impl Sessions {
             }
             let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
-            if !follower.in_reach() || (follower.shipped >= until && !tail && !window.blocked) {
+            let chunks = follower.has_chunk_pieces();
+            let due = follower.shipped < until || tail || window.blocked || chunks;
+            if !follower.in_reach() || !due {
                 continue;
             }
+            if follower.state == FollowerState::Syncing
+                && !chunks
+                && until.get().saturating_sub(follower.shipped.get()) < LAZY_BYTES
+                && self.now_ms < session.posted_ms + LAZY_MS
+            {
+                continue;
+            }
+            session.posted_ms = self.now_ms;
             match ship::pump(leader, id, window.remote.as_mut(), log) {
                 Ok(sending) => {
                     window.blocked = sending == Sending::Blocked;
@@ -419,6 +437,15 @@ impl Sessions {
         }
     }
 
+    /// Puts the steps of walks over the image that can be told now on the followers' control channels.
+    pub fn say_steps(&mut self, leader: &mut Leader, node: &Node) {
+        while let Some((id, body)) = leader.walk_message() {
+            let Some(session) = self.by_id.get_mut(&id) else { continue };
+            control::encode(body, &mut session.outbox);
+            node.workers[session.worker].speak();
+        }
+    }
+
     /// Whether a window connection of this session is awaited.
     pub fn expects_window(&self, session: u64) -> bool {
         self.by_id.get(&FollowerId::new(session)).is_some_and(|session| session.window.is_none())
@@ -505,6 +532,7 @@ impl Session {
             rdma: hello.fabrics.iter().find(offered).cloned(),
             trial: Trial::None,
             waits: None,
+            posted_ms: 0,
         }
     }
 
@@ -666,6 +694,10 @@ impl ControlPeer {
                         leader.status(now.ms, id, &status)?;
                     }
                 }
+                Some(Body::ChunkAnswer(answer)) => {
+                    let id = FollowerId::new(answer.session);
+                    engine.walk_answered(node, now, id, &answer)?;
+                }
                 Some(Body::Handover(step)) => match step.step() {
                     HandoverStep::Ask => {
                         let successor = self.follower.clone().context("no session was begun")?;
@@ -728,8 +760,12 @@ impl ControlPeer {
         let failing = sessions.memory.reason(&hello.node_id, now.ms);
         let (fabrics, unusable) = usable_fabrics(config.fabric, node.rdma.device().err(), failing);
         let peer = Peer { address: self.host.clone(), fabrics, unusable };
-        match leader.join(now.ms, hello, &peer) {
-            Join::Accepted { id, welcome, replaces } => {
+        match leader.join(now.ms, hello, &peer, || image_at(node)) {
+            Join::Accepted { id, welcome, replaces, why_sync } => {
+                if let Some(why) = why_sync {
+                    let follower = leader.follower(id).map(FollowerEntry::name).unwrap_or_default();
+                    tracing::info!(follower, why, from = welcome.resume_lsn, "a follower needs a delta sync");
+                }
                 if let Some(old) = replaces {
                     sessions.by_id.remove(&old);
                 }
@@ -795,6 +831,13 @@ pub fn attach_window(
     let remote = tcp::Remote::new(tcp::Socket::new(stream));
     entry.window = Some(Attached::new(Box::new(remote), "", worker));
     sessions.start_if_ready(leader, id, now)
+}
+
+/// Where this leader's image is.
+fn image_at(node: &Node) -> Option<ImageAt> {
+    let guard = node.replayer.lock();
+    let replayer = guard.as_ref()?;
+    Some(ImageAt { position: replayer.position(), image_len: replayer.image_len() })
 }
 
 fn open_shm(hello: &Hello, session: u64, durability: Durability) -> Result<Attached> {

@@ -1,7 +1,7 @@
 //! Starting a node's threads and stopping them again.
 //!
-//! `io-threads` workers, one replayer, one link thread that is busy only on a follower, and on a disk one log
-//! writer. The role may change at any time; the threads stay.
+//! `io-threads` workers, one replayer, one link thread that is busy only on a follower, one walker that is busy only on a leader
+//! with a follower in a delta sync or a scrub, and on a disk one log writer. The role may change at any time; the threads stay.
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::Config;
 use crate::node::Node;
 use crate::worker::{Listener, Worker};
-use crate::{link, log_writer, replayer};
+use crate::{link, log_writer, replayer, walk};
 
 /// Stack of an I/O worker: commands recurse little, but a debug build is wasteful.
 const WORKER_STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -106,6 +106,7 @@ impl Running {
         threads.push(spawn(node, "replayer", replayer::run)?);
         populate(node)?;
         threads.push(spawn(node, "link", link::run)?);
+        threads.push(spawn(node, "walker", walk::run)?);
         if node.engine.lock().needs_log_writer() {
             threads.push(spawn(node, "log-writer", log_writer::run)?);
         }

@@ -14,7 +14,7 @@
 use prost::Message;
 
 /// The version of the replication protocol that this build speaks; a `Hello` with another one is refused.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest message that [`decode`] accepts. The largest one is a `Hello` or `Welcome` with a full epoch history,
 /// about 3 KiB.
@@ -24,7 +24,7 @@ pub const MAX_MESSAGE_LEN_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// The message; `None` when a newer peer sent a kind that this build does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 20, 21")]
     pub body: Option<Body>,
 }
 
@@ -64,6 +64,12 @@ pub enum Body {
     /// Leader to follower: who else follows, so that a failover finds everybody although the leader is gone.
     #[prost(message, tag = "18")]
     Peers(Peers),
+    /// Leader to follower: the next step of a walk over the image, a delta sync or a scrub.
+    #[prost(message, tag = "20")]
+    Chunk(Chunk),
+    /// Follower to leader: what became of a step.
+    #[prost(message, tag = "21")]
+    ChunkAnswer(ChunkAnswer),
 }
 
 /// One reign in an epoch history.
@@ -136,6 +142,15 @@ pub struct Hello {
     /// The follower's `farkeep` version, for logs only.
     #[prost(string, tag = "13")]
     pub software: String,
+    /// The follower's image is in the middle of a delta sync.
+    #[prost(bool, tag = "14")]
+    pub mid_sync: bool,
+    /// How many bytes of the image, from its beginning on, that sync had settled by `checkpoint_lsn`.
+    #[prost(uint64, tag = "15")]
+    pub sync_cursor: u64,
+    /// The operator lets the leader's dataset take the place of whatever the follower's pool holds.
+    #[prost(bool, tag = "16")]
+    pub replace_dataset: bool,
 }
 
 /// A way to reach a window.
@@ -203,6 +218,23 @@ pub struct Welcome {
     /// Length of a segment of it.
     #[prost(uint64, tag = "13")]
     pub segment_len: u64,
+    /// The follower's log and image are of no use here: it is to begin a delta sync at `resume_lsn`.
+    #[prost(message, optional, tag = "14")]
+    pub begin_sync: Option<BeginSync>,
+}
+
+/// Where a delta sync begins. The follower's log starts anew at the welcome's `resume_lsn`, which is the end of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct BeginSync {
+    /// The checksum of that record, which the next one continues.
+    #[prost(fixed32, tag = "1")]
+    pub crc: u32,
+    /// The epoch of that record.
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    /// Length of the leader's image there, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub image_len: u64,
 }
 
 /// Why a leader does not let a follower in.
@@ -427,6 +459,93 @@ pub struct PeerAddress {
     pub port: u32,
 }
 
+/// What a step of a walk over the image is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum ChunkStep {
+    /// A newer leader's step that this build does not know; the session cannot go on.
+    Unknown = 0,
+    /// A walk begins: replay nothing more until told to, and answer `Ready`.
+    Begin = 1,
+    /// The leader's bytes have this hash: answer `Same` or `Differs`.
+    Compare = 2,
+    /// The leader's bytes are all zero: make them so here, and answer `Taken`.
+    Zero = 3,
+    /// The leader's bytes lie in a staging slot: store them, and answer `Taken` or `Torn`.
+    Stored = 4,
+    /// Nothing is to be done here but to replay up to this position.
+    Mark = 5,
+    /// The walk is over: answer `Done`.
+    End = 6,
+}
+
+/// A step of a walk over the image. It is taken when exactly the records before `at_lsn` have been replayed, and none behind
+/// it is before the next step is known. `at_lsn` never falls from one step to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Chunk {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Which step.
+    #[prost(enumeration = "ChunkStep", tag = "2")]
+    pub step: i32,
+    /// The `applied_lsn` at which the leader's bytes were what this says.
+    #[prost(fixed64, tag = "3")]
+    pub at_lsn: u64,
+    /// Where the chunk begins in the image.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Its length in bytes.
+    #[prost(uint32, tag = "5")]
+    pub len: u32,
+    /// Compare, Stored: the hash of the leader's bytes.
+    #[prost(fixed64, tag = "6")]
+    pub hash: u64,
+    /// Stored: the number of the staging slot.
+    #[prost(uint32, tag = "7")]
+    pub slot: u32,
+    /// Length of the leader's image, for showing how far the walk is.
+    #[prost(uint64, tag = "8")]
+    pub image_len: u64,
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum ChunkOutcome {
+    /// A newer follower's answer that this build does not know.
+    Unknown = 0,
+    /// Begin: nothing behind `applied_lsn` is replayed until the first step comes.
+    Ready = 1,
+    /// Compare: the bytes here are the leader's.
+    Same = 2,
+    /// Compare: they are not; send them.
+    Differs = 3,
+    /// Zero, Stored: they are now, and the slot is free.
+    Taken = 4,
+    /// Stored: what lies in the slot is not what was announced; the slot is free, send the chunk again.
+    Torn = 5,
+    /// End: the image is the leader's and makes sense by itself, persistently.
+    Done = 6,
+}
+
+/// A follower's answer to a step of a walk.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ChunkAnswer {
+    /// The session.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// What became of it.
+    #[prost(enumeration = "ChunkOutcome", tag = "2")]
+    pub outcome: i32,
+    /// Where the chunk begins in the image.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// Ready: the follower's `applied_lsn`.
+    #[prost(fixed64, tag = "4")]
+    pub applied_lsn: u64,
+}
+
 /// A message from a client to those who subscribe to a channel, or a part of one. It is no part of the log: it may be lost, and
 /// nothing depends on it.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -516,6 +635,9 @@ mod tests {
             listening_port: 6380,
             announce_address: String::new(),
             software: "0.1.0".into(),
+            mid_sync: true,
+            sync_cursor: 4096,
+            replace_dataset: true,
         })
     }
 

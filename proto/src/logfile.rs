@@ -101,7 +101,7 @@ pub struct RawState {
     pub flags: U32,
     /// Length of the image at `checkpoint_lsn`, in bytes.
     pub image_len: U64,
-    /// Where a delta sync stood; reserved.
+    /// How many bytes of the image, from its beginning on, a delta sync has settled; 0 while none is under way.
     pub sync_cursor: U64,
     /// Zero.
     pub padding: [u8; 48],

@@ -25,6 +25,14 @@ pub const STAGING_AT: u64 = 4096;
 pub const STAGING_SLOTS: u64 = 4;
 /// Distance of two staging slots: a chunk of 1 MiB and a page for its header.
 pub const STAGING_SLOT_LEN: u64 = (1 << 20) + 4096;
+/// The longest chunk of the image that a staging slot holds, in bytes.
+pub const MAX_CHUNK_LEN: u64 = 1 << 20;
+
+/// Offset of the bytes of the chunk in staging slot `slot`.
+pub const fn staging_at(slot: u64) -> u64 {
+    STAGING_AT + slot * STAGING_SLOT_LEN + (STAGING_SLOT_LEN - MAX_CHUNK_LEN)
+}
+
 /// Offset of the ring.
 pub const RING_AT: u64 = STAGING_AT + STAGING_SLOTS * STAGING_SLOT_LEN;
 /// Unused bytes behind the ring, a page so that the length of a window stays a multiple of one.

@@ -72,6 +72,14 @@ impl Value {
         }
     }
 
+    /// The bytes of a bulk string.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bulk(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether this is any of the three nulls.
     pub fn is_null(&self) -> bool {
         matches!(self, Self::NullBulk | Self::NullArray | Self::Null)

@@ -19,7 +19,8 @@ fn no_acknowledged_write_is_lost_and_equal_positions_mean_equal_bytes() {
                 total.reigns += report.reigns;
                 total.crashes += report.crashes;
                 total.sessions += report.sessions;
-                total.left_behind += report.left_behind;
+                total.syncs += report.syncs;
+                total.repaired += report.repaired;
                 total.committed += report.committed;
             }
             Err(panic) => {

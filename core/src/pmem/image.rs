@@ -80,6 +80,29 @@ impl Image {
         file.sync_all()
     }
 
+    /// Makes everything behind the first `len` bytes zero, by giving its space back. Nobody may have a handle on that part of
+    /// the memory.
+    pub fn clear_from(&self, len: u64) -> io::Result<()> {
+        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = len.next_multiple_of(PAGE_LEN);
+        let allocated = self.allocated();
+        if len >= allocated {
+            return Ok(());
+        }
+        // The last page that stays is cleared by hand.
+        let rest = kept.min(allocated) - len;
+        if rest > 0 {
+            self.shared.with_mut(len, rest as usize, |bytes| bytes.fill(0));
+            self.shared.flush(len, rest as usize);
+            self.shared.fence();
+        }
+        if kept < allocated {
+            self.allocated.store(kept, Ordering::Release);
+            self.shared.file().set_len(kept)?;
+        }
+        self.shared.sync_file()
+    }
+
     /// How bytes get persistent here.
     pub fn persistence(&self) -> &Persistence {
         self.shared.persistence()

@@ -245,6 +245,14 @@ impl Region {
         }
     }
 
+    /// Makes the file itself persistent, its length above all, after it was cut.
+    pub(super) fn sync_file(&self) -> io::Result<()> {
+        match &self.double {
+            Some((double, medium)) => double.sync(*medium),
+            None => self.file.sync_all(),
+        }
+    }
+
     /// Makes these bytes persistent, whatever it takes.
     pub fn persist(&self, at: u64, len: usize) -> io::Result<()> {
         self.flush(at, len);

@@ -89,7 +89,7 @@ impl Leader {
     /// Whether writes would be refused if one of the followers in reach were not.
     fn needs_all(&self) -> bool {
         self.config.on_follower_loss == OnFollowerLoss::Refuse
-            && self.in_reach().count() <= self.config.sync_followers
+            && self.counting().count() <= self.config.sync_followers
     }
 
     /// Whether less than an eighth of what the ring can take is left for new records. A segment of it is never used.

@@ -137,8 +137,10 @@ enum Run {
 /// Not for clients, and so not told by COMMAND.
 const REPLICATION_GROUP: &str = "farkeep";
 
-/// The commands by which a follower turns a connection into its own, and by which failovers fence them and have them come.
+/// What an operator says to this node alone, and the commands by which a follower turns a connection into its own and by which
+/// failovers fence them and have them come.
 static REPLICATION: &[(Command, NodeFn)] = &[
+    (internal("farkeep", -2), replication::farkeep),
     (internal("farkeep.replicate", 1), replication::replicate),
     (internal("farkeep.window", 2), replication::window),
     (internal("farkeep.fence", 1), replication::fence),

@@ -275,6 +275,38 @@ pub fn reply_wait(wait: &WaitFor, reached: Reached, out: &mut Vec<u8>) {
     reply.int(reached.followers as i64);
 }
 
+/// FARKEEP SCRUB | HELP
+pub fn farkeep(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    if argv[1].eq_ignore_ascii_case(b"scrub") && argv.len() == 2 {
+        match call.engine.scrub(call.node, call.now) {
+            Some(0) => call.error("ERR no follower is up to date and not in a walk already"),
+            Some(_) => call.reply().simple("Scrub started"),
+            None => call.error("ERR a scrub is begun on the leader"),
+        }
+        return Flow::Continue;
+    }
+    if argv[1].eq_ignore_ascii_case(b"help") && argv.len() == 2 {
+        const LINES: [&str; 5] = [
+            "FARKEEP <subcommand>. Subcommands are:",
+            "SCRUB",
+            "    Compare the followers' images with this leader's, and repair what differs.",
+            "HELP",
+            "    Print this help.",
+        ];
+        let mut reply = call.reply();
+        reply.array(LINES.len());
+        for line in LINES {
+            reply.simple(line);
+        }
+        return Flow::Continue;
+    }
+    let word = String::from_utf8_lossy(argv[1]).into_owned();
+    call.error(&format!(
+        "ERR unknown subcommand or wrong number of arguments for '{word:.128}'. Try FARKEEP HELP."
+    ));
+    Flow::Continue
+}
+
 /// FARKEEP.REPLICATE: the connection becomes a follower's control channel.
 pub fn replicate(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
     if call.session.multi.is_some() {

@@ -267,6 +267,12 @@ pub struct Config {
     pub rdma_device: Option<String>,
     /// The operator's word that what this host's RDMA device writes goes past the processor's caches (DDIO off).
     pub rdma_direct_write: bool,
+    /// `sync-max-rate`: bytes a second that a delta sync may send; 0 is no limit.
+    pub sync_max_rate: u64,
+    /// `scrub-interval`: seconds between two scrubs; 0 is never.
+    pub scrub_interval_s: u64,
+    /// `replace-dataset`: a leader's dataset may take the place of another one in this node's pool.
+    pub replace_dataset: bool,
     /// What persisting means.
     pub durability: DurabilityChoice,
     /// Milliseconds a reply is held for its commit before it becomes an error.
@@ -341,6 +347,9 @@ impl Default for Config {
             rdma_port: 0,
             rdma_device: None,
             rdma_direct_write: false,
+            sync_max_rate: 0,
+            scrub_interval_s: 86_400,
+            replace_dataset: false,
             durability: DurabilityChoice::Auto,
             commit_timeout_ms: 5_000,
             log_full_timeout_ms: 5_000,

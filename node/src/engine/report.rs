@@ -5,12 +5,13 @@ use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::FabricKind;
 use farkeep_follower::Link;
 use farkeep_leader::lag::{Lag, Stage};
-use farkeep_leader::{Availability, FollowerEntry, Leader};
+use farkeep_leader::sync_source::Purpose;
+use farkeep_leader::{Availability, FollowerEntry, FollowerState, Leader};
 
 use super::Engine;
 use super::role::Role;
 use crate::commands::info::snapshot::{
-    DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo, TimesInfo,
+    DbInfo, EngineInfo, FollowerInfo, LeaderLinkInfo, RoleInfo, TimesInfo, WalkInfo,
 };
 use crate::link::Followership;
 use crate::node::Node;
@@ -90,7 +91,7 @@ impl Engine {
     /// ROLE.
     pub fn role_report(&self, node: &Node) -> RoleReport {
         if let Role::Leader(leading) = &self.role {
-            let followers = leading.machine.followers().filter(|follower| follower.in_reach());
+            let followers = leading.machine.followers().filter(|follower| follower.counts());
             return RoleReport::Leader {
                 offset: leading.machine.appended(),
                 followers: followers.map(|f| (f.address.clone(), f.port, f.durable)).collect(),
@@ -176,7 +177,8 @@ impl Engine {
                 info.private_pages = leading.heap.private_bytes() / farkeep_core::heap::PAGE_LEN;
                 info.redo_bytes = machine.appended().get().saturating_sub(self.counters.redo_start.get());
                 info.log_used_bytes = machine.appended().get().saturating_sub(machine.floor().get());
-                info.followers_in_reach = machine.followers().filter(|f| f.in_reach()).count();
+                info.followers_in_reach = machine.followers().filter(|f| f.counts()).count();
+                info.walks = self.walked;
                 info.degraded = matches!(machine.availability(), Availability::Degraded { .. });
                 info.refusing = matches!(machine.availability(), Availability::Refusing { .. });
                 info.times = times(machine, now);
@@ -199,6 +201,18 @@ impl Engine {
                     fabric: follower.fabric.name().to_owned(),
                     fabric_reason: follower.fabric_reason.clone(),
                     mode: leading.sessions.mode(follower.id),
+                    syncing: follower.state == FollowerState::Syncing,
+                    walk: follower.walk().map(|(purpose, progress)| WalkInfo {
+                        purpose: match purpose {
+                            Purpose::Sync => "sync",
+                            Purpose::Scrub => "scrub",
+                        },
+                        image_bytes: progress.image_len,
+                        settled_bytes: progress.walked_bytes,
+                        sent_bytes: progress.sent_bytes,
+                        differing: progress.differing,
+                        elapsed_ms: now.ms.saturating_sub(progress.since_ms),
+                    }),
                 });
                 info.role = RoleInfo::Leader { followers: followers.collect() };
             }
@@ -238,6 +252,10 @@ impl Engine {
                             .basis
                             .filter(|_| standing.fabric == Some(FabricKind::Rdma))
                             .map_or(("", ""), |basis| (basis.mode, basis.why)),
+                        sync: follows.machine.sync_cursor().map(|settled| {
+                            let walk = follows.machine.walk().unwrap_or_default();
+                            (settled, walk.image_len, walk.received_bytes)
+                        }),
                     });
                 }
             }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use farkeep_core::heap::{Heap, View};
 use farkeep_core::inspect;
-use farkeep_core::log::{Appender, Geometry, Replid};
+use farkeep_core::log::{Appender, Geometry, Position, Replid};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::{Pool, PoolOptions};
-use farkeep_core::recover::{self, LeaderOptions};
+use farkeep_core::recover::{self, LeaderOptions, SyncStart};
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::{Identity, LogMemory, history, shm};
 use farkeep_follower::{self as follower, Action, Follower};
@@ -60,6 +60,8 @@ pub(super) struct Leading {
     pub(super) memory: LogRef,
     /// When the tail cell has to be sent for its own sake.
     pub(super) tail_due_ms: Option<u64>,
+    /// When the last scrub began, or this reign, in the node's ms.
+    pub(super) scrubbed_ms: u64,
 }
 
 /// The log as the fabric takes it.
@@ -178,6 +180,7 @@ impl Engine {
             mustering: None,
             moved: false,
             recounting: false,
+            walked: super::Walks::default(),
             counters: Counters::default(),
         };
         let opened = match &config.replicaof {
@@ -231,6 +234,7 @@ impl Engine {
             sessions: Sessions::knowing(peers::others(&config.pool)),
             memory: LogRef(log),
             tail_due_ms: None,
+            scrubbed_ms: 0,
         }));
         Ok(Opened { replayer: Some(replayer), followership: None })
     }
@@ -267,6 +271,7 @@ impl Engine {
                     config.replica_announce_port
                 },
                 announce_address: config.replica_announce_ip.clone().unwrap_or_default(),
+                replace_dataset: config.replace_dataset,
                 ..follower::Config::default()
             },
             self.identity(),
@@ -276,6 +281,7 @@ impl Engine {
                 promised: state.promised,
                 progress,
                 mid_sync: state.mid_sync,
+                sync_cursor: state.sync_cursor,
             },
         );
         self.role = Role::Follower(Following { view, consistent_at, disposable: true });
@@ -294,6 +300,7 @@ impl Engine {
             fenced: false,
             peers,
             basis: None,
+            speaker: None,
         };
         Ok(Opened { replayer, followership: Some(followership) })
     }
@@ -431,12 +438,14 @@ impl Engine {
     }
 
     /// The leader refuses this node for its dataset. A node that was never given a key gives its own up, and joins as
-    /// one with a blank pool; whether it did is returned. A dataset with keys in it is never touched.
+    /// one with a blank pool; whether it did is returned. A dataset with keys in it is given up only where the operator says
+    /// so (`replace-dataset yes`).
     ///
     /// # Errors
     /// When the pool cannot be made blank.
     pub fn start_over(&mut self, node: &Node) -> Result<bool> {
-        if !matches!(&self.role, Role::Follower(Following { disposable: true, .. })) {
+        let replace = node.config().replace_dataset;
+        if !replace && !matches!(&self.role, Role::Follower(Following { disposable: true, .. })) {
             return Ok(false);
         }
         let Some(leader) = node.followership().as_ref().map(|follows| follows.leader.clone()) else {
@@ -444,7 +453,7 @@ impl Engine {
         };
         {
             let mut replayer = node.replayer.lock();
-            if !self.holds_no_keys() {
+            if !replace && !self.holds_no_keys() {
                 self.joined();
                 return Ok(false);
             }
@@ -452,11 +461,11 @@ impl Engine {
             *replayer = None;
         }
         self.drop_role();
-        self.pool.abandon().context("the empty dataset could not be given up")?;
+        self.pool.abandon().context("the dataset could not be given up")?;
         node.marks.publish(Lsn::ZERO, Lsn::ZERO);
         let opened = self.open_as_follower(&node.config(), leader.clone())?;
         node.install(opened);
-        tracing::info!(leader = %leader, "gave up a dataset without keys to take over the leader's");
+        tracing::info!(leader = %leader, by_order = replace, "gave up this node's dataset to take over the leader's");
         Ok(true)
     }
 
@@ -541,6 +550,26 @@ impl Engine {
                     disposable: false,
                 });
                 follows.machine.reopened(reigns, progress);
+            }
+            Action::BeginSync { at, begin, history: reigns } => {
+                let history = history::from_message(&reigns).context("the leader's history is impossible")?;
+                let held = follows.machine.progress().durable;
+                tracing::info!(leader = %follows.leader, from = %at, %held, "a delta sync begins");
+                self.keystore = None;
+                *replayer = None;
+                let position = Position { lsn: at, crc: begin.crc, epoch: Epoch::new(begin.epoch) };
+                let start = SyncStart { at: position, image_len: begin.image_len, history };
+                recover::begin_sync(&self.pool, start)?;
+                let opened = recover::open_follower(&self.pool)?;
+                follows.tail = Some(opened.tail);
+                node.marks.publish(opened.replayer.applied(), opened.replayer.checkpoint_lsn());
+                *replayer = Some(opened.replayer);
+                self.role = Role::Follower(Following {
+                    view: Some(opened.view),
+                    consistent_at: opened.consistent_at,
+                    disposable: false,
+                });
+                follows.machine.began_sync(reigns, at);
             }
             other => bail!("{other:?} is no change of the log"),
         }

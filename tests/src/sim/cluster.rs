@@ -18,7 +18,8 @@ use farkeep_fabric::{
     Completion, FabricError, FabricKind, LogBytes, LogWindow, RemoteWindow, Sending, Ticket, sim,
 };
 use farkeep_follower::{Action, JoinError};
-use farkeep_leader::{Action as LeaderAction, Join, Peer, ship};
+use farkeep_leader::sync_source::Purpose;
+use farkeep_leader::{Action as LeaderAction, ImageAt, Join, LeaderError, Peer, Walked, ship};
 use farkeep_proto::control::{self, Body, Hello, Refuse};
 use farkeep_proto::window::TailCell;
 
@@ -85,8 +86,10 @@ pub struct Report {
     pub crashes: u64,
     /// Sessions opened.
     pub sessions: u64,
-    /// Nodes that could not join at the end because the log no longer reached back.
-    pub left_behind: u64,
+    /// Delta syncs that came to their end.
+    pub syncs: u64,
+    /// Chunks that were damaged, found by a scrub and repaired.
+    pub repaired: u64,
     /// How far the stream got.
     pub committed: u64,
 }
@@ -161,6 +164,7 @@ impl Cluster {
                 8 => {
                     self.nodes[node].checkpoint(&mut self.rng);
                     self.crash_if_dark(node);
+                    self.nodes[node].walk(&mut self.rng);
                 }
                 _ => self.pass_time(),
             }
@@ -290,7 +294,7 @@ impl Cluster {
         self.arrivals = rest;
         arrived.extend::<Vec<Arrival>>(here);
         let Role::Leading(leading) = &mut self.nodes[index].role else { return };
-        let Leading { machine, conns, .. } = &mut **leading;
+        let Leading { machine, conns, replayer, .. } = &mut **leading;
         for arrival in arrived {
             if let Some(conn) =
                 conns.iter_mut().find(|conn| conn.id.is_some_and(|id| id.session() == arrival.session))
@@ -312,7 +316,9 @@ impl Cluster {
                             fabrics: vec![FabricKind::Sim, FabricKind::Tcp],
                             unusable: vec![],
                         };
-                        renew = renew.max(join(machine, now, &hello, &peer, conn, &mut replaced));
+                        let image =
+                            ImageAt { position: replayer.position(), image_len: replayer.image_len() };
+                        renew = renew.max(join(machine, now, &hello, &peer, image, conn, &mut replaced));
                     }
                     Some(Body::Ready(ready)) if conn.id.is_some_and(|id| id.session() == ready.session) => {
                         conn.ready = true;
@@ -322,6 +328,17 @@ impl Cluster {
                     {
                         // The session may have been dropped meanwhile.
                         let _ = machine.status(now, conn.id.expect("just looked"), &status);
+                    }
+                    Some(Body::ChunkAnswer(answer))
+                        if conn.id.is_some_and(|id| id.session() == answer.session) =>
+                    {
+                        match machine.walk_answered(now, conn.id.expect("just looked"), &answer) {
+                            Ok(Some(Walked { purpose: Purpose::Sync, .. })) => self.report.syncs += 1,
+                            Ok(Some(Walked { progress, .. })) => self.report.repaired += progress.differing,
+                            // The session may have been dropped meanwhile.
+                            Ok(None) | Err(LeaderError::NoSession(_)) => {}
+                            Err(error) => panic!("a follower broke the protocol: {error}"),
+                        }
                     }
                     Some(Body::Goodbye(_)) => conn.control.cut(),
                     _ => {}
@@ -432,6 +449,9 @@ impl Cluster {
                     self.nodes[index].adopt(dataset_id, ring_len, segment_len);
                 }
                 Action::Rejoin { end, history } => self.nodes[index].rejoin(end, &history, &mut self.oracle),
+                Action::BeginSync { at, begin, history } => {
+                    self.nodes[index].begin_sync(at, begin, &history, &mut self.oracle);
+                }
                 Action::OpenWindow { session, fabric } => {
                     let target = following.target;
                     let window_len = self.nodes[index].pool().log().window_len();
@@ -584,12 +604,13 @@ fn join(
     now_ms: u64,
     hello: &Hello,
     peer: &Peer,
+    image: ImageAt,
     conn: &mut Conn,
     replaced: &mut Option<farkeep_leader::FollowerId>,
 ) -> Option<Epoch> {
     let refuse = |control: &WireEnd, refuse: Refuse| send(control, Body::Refuse(refuse));
-    match machine.join(now_ms, hello, peer) {
-        Join::Accepted { id, welcome, replaces } => {
+    match machine.join(now_ms, hello, peer, || Some(image)) {
+        Join::Accepted { id, welcome, replaces, .. } => {
             conn.id = Some(id);
             *replaced = replaces;
             send(&conn.control, Body::Welcome(welcome));

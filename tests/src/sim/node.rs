@@ -8,21 +8,24 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use farkeep_core::chunk::{self, Digest};
 use farkeep_core::heap::{CommitError, View};
 use farkeep_core::log::{EpochHistory, Geometry, Position, Replid, Tail};
 use farkeep_core::lsn::{Epoch, Lsn, Watermarks};
 use farkeep_core::pmem::crash::CrashDouble;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_core::pool::{Pool, PoolOptions};
-use farkeep_core::recover::{self, LeaderOptions};
+use farkeep_core::recover::{self, LeaderOptions, SyncStart};
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
 use farkeep_fabric::{Identity, LogMemory, LogWindow, RemoteWindow, Window, history};
 use farkeep_follower::{Follower, Holdings, Progress};
+use farkeep_leader::sync_source::{ChunkRead, Job};
 use farkeep_leader::{self as leader, FollowerId, HeldReplies, Leader, LocalWatermarks};
-use farkeep_proto::control::FabricOffer;
+use farkeep_proto::control::{self, BeginSync, ChunkOutcome, ChunkStep, FabricOffer};
 use farkeep_proto::redo::FORMAT_VERSION;
+use farkeep_proto::window::staging_at;
 
 use super::oracle::Oracle;
 use super::rng::Rng;
@@ -79,6 +82,8 @@ pub struct Leading {
     pub conns: Vec<Conn>,
     /// Clients that wait.
     pub held: HeldReplies<Position>,
+    /// The follower whose walk over the image was served last.
+    walked: Option<FollowerId>,
 }
 
 /// A follower's side of a data channel.
@@ -132,6 +137,8 @@ pub struct Node {
     pool: Option<Pool>,
     /// Where its image was when its bytes were last looked at.
     looked_at: Cell<Option<Position>>,
+    /// Its image was damaged, and no scrub has ended since.
+    damaged: bool,
     /// What it is doing.
     pub role: Role,
 }
@@ -140,7 +147,15 @@ impl Node {
     /// A node with an empty pool that is switched off.
     pub fn new(index: usize, plan: &Plan) -> Self {
         let double = CrashDouble::new().expect("memory for a pool");
-        Self { index, plan: plan.clone(), double, pool: None, looked_at: Cell::new(None), role: Role::Down }
+        Self {
+            index,
+            plan: plan.clone(),
+            double,
+            pool: None,
+            looked_at: Cell::new(None),
+            damaged: false,
+            role: Role::Down,
+        }
     }
 
     /// The pool of a node that is up.
@@ -259,6 +274,7 @@ impl Node {
             machine,
             conns: Vec::new(),
             held: HeldReplies::new(),
+            walked: None,
         };
         if !leading.heap.is_formatted() {
             let dataset_id = self.pool().dataset_id().expect("a leader has a dataset");
@@ -291,6 +307,7 @@ impl Node {
             promised: state.promised,
             progress,
             mid_sync: state.mid_sync,
+            sync_cursor: state.sync_cursor,
         };
         let mut offers: Vec<_> =
             ["sim", "tcp"].map(|name| FabricOffer { name: name.into(), ..FabricOffer::default() }).into();
@@ -352,6 +369,122 @@ impl Node {
         opened.replayer.run(following.machine.replay_target()).expect("committed records are whole");
         following.machine.replayed(opened.replayer.applied(), opened.replayer.checkpoint_lsn());
         following.opened = Some(opened);
+    }
+
+    /// A follower gives its log and image up and begins a delta sync.
+    pub fn begin_sync(
+        &mut self,
+        at: Lsn,
+        begin: BeginSync,
+        reigns: &[farkeep_proto::control::Reign],
+        oracle: &mut Oracle,
+    ) {
+        let history = history::from_message(reigns).expect("a leader's history is in order");
+        let Role::Following(following) = &mut self.role else { panic!("only a follower syncs") };
+        following.opened = None;
+        let at = Position { lsn: at, crc: begin.crc, epoch: Epoch::new(begin.epoch) };
+        let start = SyncStart { at, image_len: begin.image_len, history };
+        recover::begin_sync(self.pool.as_ref().expect("the node is up"), start).expect("a double's persist");
+        oracle.forget(self.index);
+        self.damaged = false;
+        if self.dark() {
+            return;
+        }
+        let (_, opened) = self.open_as_follower().expect("not blank any more");
+        let Role::Following(following) = &mut self.role else { unreachable!("as above") };
+        following.machine.began_sync(reigns.to_vec(), at.lsn);
+        following.opened = Some(opened);
+    }
+
+    /// A leader reads its image for a walk over it, and says what can be said.
+    pub fn walk(&mut self, rng: &mut Rng) {
+        let Role::Leading(leading) = &mut self.role else { return };
+        let Leading { replayer, machine, conns, walked, .. } = &mut **leading;
+        let chunk_len = machine.config().chunk_len;
+        if let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, rng.chance(80)) {
+            *walked = Some(id);
+            let image_len = replayer.image_len();
+            let bytes = match job {
+                Job::Look => Vec::new(),
+                Job::Compare { offset } | Job::Send { offset, .. } => {
+                    let len = chunk::end(offset, chunk_len, image_len).saturating_sub(offset);
+                    replayer.chunk(offset, len).unwrap_or_default().to_vec()
+                }
+            };
+            let digest = Digest::of(&bytes);
+            machine.walk_done(id, job, ChunkRead { at: replayer.applied(), image_len, digest, bytes });
+        }
+        while let Some((id, body)) = machine.walk_message() {
+            if let Some(conn) = conns.iter().find(|conn| conn.id == Some(id)) {
+                let mut bytes = Vec::new();
+                control::encode(body, &mut bytes);
+                conn.control.send_all(&bytes);
+            }
+        }
+    }
+
+    /// A follower takes the step of a walk that is due, if one is.
+    fn take_step(&mut self) {
+        let Some(log) = self.pool.as_ref().map(|pool| Arc::clone(pool.log())) else { return };
+        let Role::Following(following) = &mut self.role else { return };
+        let Some(opened) = &mut following.opened else { return };
+        let replayer = &mut opened.replayer;
+        let applied = replayer.applied();
+        let Some(chunk) = following.machine.chunk_due(applied) else { return };
+        let (offset, len) = (chunk.offset, u64::from(chunk.len));
+        let outcome = match chunk.step() {
+            ChunkStep::Begin => ChunkOutcome::Ready,
+            ChunkStep::Compare => match replayer.chunk(offset, len) {
+                Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
+                _ => ChunkOutcome::Differs,
+            },
+            ChunkStep::Zero => {
+                replayer.zero_chunk(offset, len);
+                ChunkOutcome::Taken
+            }
+            ChunkStep::Stored => {
+                let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
+                assert_eq!(chunk::hash(bytes), chunk.hash, "a chunk is announced when it has arrived");
+                replayer.store_chunk(offset, bytes);
+                ChunkOutcome::Taken
+            }
+            ChunkStep::End => {
+                replayer.end_sync().expect("a double's persist");
+                self.looked_at.set(None);
+                self.damaged = false;
+                ChunkOutcome::Done
+            }
+            ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
+        };
+        if self.double.blown() {
+            return;
+        }
+        following.machine.replayed(replayer.applied(), replayer.checkpoint_lsn());
+        for action in following.machine.chunk_taken(chunk, applied, outcome) {
+            if let (farkeep_follower::Action::Send(body), Some(control)) = (action, &following.control) {
+                let mut bytes = Vec::new();
+                control::encode(body, &mut bytes);
+                control.send_all(&bytes);
+            }
+        }
+    }
+
+    /// A bit of a follower's image flips.
+    pub fn damage(&mut self, rng: &mut Rng) {
+        let Role::Following(Following { opened: Some(opened), .. }) = &mut self.role else { return };
+        let image_len = opened.replayer.image_len();
+        if image_len == 0 {
+            return;
+        }
+        let at = rng.below(image_len);
+        let byte = opened.replayer.chunk(at, 1).expect("within the image")[0];
+        opened.replayer.store_chunk(at, &[byte ^ 1 << rng.below(8)]);
+        self.damaged = true;
+    }
+
+    /// Whether the node's image is damaged, as far as nobody has looked.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     /// A leader executes clients' transactions and makes them persistent.
@@ -420,10 +553,15 @@ impl Node {
                 let target = following.machine.replay_target();
                 opened.replayer.step(target, rng.between(1, 4000)).expect("committed records are whole");
                 if rng.chance(30) {
-                    opened.replayer.checkpoint().expect("a double's persist");
+                    match following.machine.sync_cursor() {
+                        Some(cursor) => opened.replayer.checkpoint_in_sync(cursor),
+                        None => opened.replayer.checkpoint(),
+                    }
+                    .expect("a double's persist");
                 }
                 if !self.double.blown() {
                     following.machine.replayed(opened.replayer.applied(), opened.replayer.checkpoint_lsn());
+                    self.take_step();
                 }
             }
         }
@@ -476,10 +614,10 @@ impl Node {
         !matches!(self.role, Role::Down)
     }
 
-    /// The epoch of the last record of a follower's log, and where it ends.
+    /// The epoch of the last record of a follower's log, and where it ends. Nothing, in the middle of a sync.
     pub fn rank(&self) -> (Epoch, Lsn) {
         match &self.role {
-            Role::Following(following) => following
+            Role::Following(following) if !following.machine.is_mid_sync() => following
                 .opened
                 .as_ref()
                 .map_or((Epoch::ZERO, Lsn::ZERO), |opened| (opened.tail.end().epoch, opened.tail.end().lsn)),
@@ -518,6 +656,9 @@ impl Node {
             }
         };
         oracle.stands(self.index, epoch, watermarks);
+        if self.damaged || self.pool().log().state().mid_sync {
+            return;
+        }
         // Looking at all bytes takes long; now and then it is done although nothing should have changed.
         if self.looked_at.replace(Some(replayer.position())) == Some(replayer.position()) && !thoroughly {
             return;

@@ -166,7 +166,7 @@ fn stats(info: &InfoSnapshot, out: &mut String) {
         "instantaneous_input_repl_kbps": "0.00",
         "instantaneous_output_repl_kbps": "0.00",
         "rejected_connections": stats.rejected_connections,
-        "sync_full": 0,
+        "sync_full": engine.walks.syncs,
         "sync_partial_ok": engine.resumes,
         "sync_partial_err": engine.resumes_refused,
         "expired_keys": engine.expired_keys,
@@ -222,7 +222,11 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                     "slave{at}:ip={},port={},state={},offset={},lag={}\r\n",
                     follower.ip,
                     follower.port,
-                    if follower.online { "online" } else { "wait_bgsave" },
+                    match (follower.online, follower.syncing) {
+                        (true, false) => "online",
+                        (true, true) => "send_bulk",
+                        (false, _) => "wait_bgsave",
+                    },
                     follower.durable_lsn,
                     follower.silent_s,
                 );
@@ -240,6 +244,14 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "slave_read_repl_offset": engine.durable_lsn,
                 "slave_repl_offset": engine.durable_lsn,
             );
+            if let Some((settled, image, _)) = link.sync {
+                fields!(out,
+                    "master_sync_total_bytes": image,
+                    "master_sync_read_bytes": settled,
+                    "master_sync_left_bytes": image.saturating_sub(settled),
+                    "master_sync_perc": format!("{:.2}", settled as f64 * 100.0 / image.max(1) as f64),
+                );
+            }
             if !link.up {
                 fields!(out, "master_link_down_since_seconds": seconds(link.down_s));
             }
@@ -348,6 +360,11 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_published_lost": stats.published_lost,
         "farkeep_http_port": info.http.1,
         "farkeep_http_bind": info.http.0,
+        "farkeep_syncs_total": engine.walks.syncs,
+        "farkeep_sync_bytes_total": engine.walks.sync_bytes,
+        "farkeep_scrubs_total": engine.walks.scrubs,
+        "farkeep_scrub_mismatches_total": engine.walks.scrub_mismatches,
+        "farkeep_last_scrub_time_ms": engine.walks.last_scrub_unix_ms,
         "farkeep_rdma_device": engine.rdma_device,
         "farkeep_rdma_unusable": engine.rdma_unusable,
         "farkeep_failure": engine.failure,
@@ -428,10 +445,29 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
                     let _ = write!(out, "farkeep_follower{at}_{name}_times:{}\r\n", stage(report));
                 }
                 let _ = write!(out, "farkeep_follower{at}_fabric_reason:{}\r\n", follower.fabric_reason);
+                if let Some(walk) = &follower.walk {
+                    let _ = write!(
+                        out,
+                        "farkeep_follower{at}_walk:purpose={},image_bytes={},settled_bytes={},sent_bytes={},differing={},\
+                         elapsed_ms={},rate_bytes_s={},eta_s={}\r\n",
+                        walk.purpose,
+                        walk.image_bytes,
+                        walk.settled_bytes,
+                        walk.sent_bytes,
+                        walk.differing,
+                        walk.elapsed_ms,
+                        walk.rate(),
+                        walk.eta_s().map_or(-1, |eta| eta as i64),
+                    );
+                }
             }
         }
         RoleInfo::Follower(link) => fields!(out,
             "farkeep_role": "follower",
+            "farkeep_mid_sync": i32::from(link.sync.is_some()),
+            "farkeep_sync_settled_bytes": link.sync.map_or(0, |(settled, _, _)| settled),
+            "farkeep_sync_image_bytes": link.sync.map_or(0, |(_, image, _)| image),
+            "farkeep_sync_received_bytes": link.sync.map_or(0, |(_, _, received)| received),
             "farkeep_fabric": link.fabric,
             "farkeep_fabric_reason": link.fabric_reason,
             "farkeep_rdma_mode": link.mode.0,

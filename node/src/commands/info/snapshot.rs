@@ -249,6 +249,8 @@ pub struct EngineInfo {
     pub rdma_device: String,
     /// ... and why there is none.
     pub rdma_unusable: String,
+    /// Delta syncs and scrubs that have ended.
+    pub walks: crate::engine::Walks,
     /// Bytes shipped to followers.
     pub shipped_bytes: u64,
     /// Bytes received from a leader.
@@ -323,6 +325,40 @@ pub struct FollowerInfo {
     pub fabric_reason: String,
     /// rdma: `apm` or `gpspm`; or empty.
     pub mode: &'static str,
+    /// It is in the middle of a delta sync.
+    pub syncing: bool,
+    /// The walk over the image that is under way, a delta sync or a scrub.
+    pub walk: Option<WalkInfo>,
+}
+
+/// A walk over the image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WalkInfo {
+    /// `sync` or `scrub`.
+    pub purpose: &'static str,
+    /// Length of the image in bytes.
+    pub image_bytes: u64,
+    /// Bytes of it that are settled.
+    pub settled_bytes: u64,
+    /// Bytes of chunks that were sent.
+    pub sent_bytes: u64,
+    /// Chunks that differed.
+    pub differing: u64,
+    /// How long it has been going on.
+    pub elapsed_ms: u64,
+}
+
+impl WalkInfo {
+    /// Bytes a second that get settled.
+    pub fn rate(&self) -> u64 {
+        self.settled_bytes * 1000 / self.elapsed_ms.max(1)
+    }
+
+    /// Seconds that the rest will take at that rate; `None` where there is none yet.
+    pub fn eta_s(&self) -> Option<u64> {
+        let left = self.image_bytes.saturating_sub(self.settled_bytes);
+        (self.rate() > 0).then(|| left.div_ceil(self.rate()))
+    }
 }
 
 /// The link to the leader as a follower knows it.
@@ -358,4 +394,6 @@ pub struct LeaderLinkInfo {
     pub fabric_reason: String,
     /// rdma: `apm` or `gpspm`, and why; or empty.
     pub mode: (&'static str, &'static str),
+    /// The image is in the middle of a delta sync: how far that is, in bytes of how many, and how many came from the leader.
+    pub sync: Option<(u64, u64, u64)>,
 }

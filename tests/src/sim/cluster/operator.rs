@@ -146,7 +146,8 @@ impl Cluster {
         let best =
             candidates.iter().copied().max_by_key(|&index| self.nodes[index].rank()).expect("as above");
         let Role::Following(following) = &self.nodes[best].role else { unreachable!("as filtered") };
-        if following.opened.is_none() {
+        // Nobody holds anything that was acknowledged, then.
+        if following.opened.is_none() || following.machine.is_mid_sync() {
             return self.follow_again(&candidates);
         }
         let promotion = following.machine.promote().expect("fenced");
@@ -209,7 +210,7 @@ impl Cluster {
         self.calm = true;
         self.room.set(u64::MAX);
         self.partitions.clear();
-        let mut target = None;
+        let (mut target, mut scrubbed) = (None, false);
         for round in 0..40_000 {
             if round % 50 == 0 {
                 for index in 0..self.nodes.len() {
@@ -223,19 +224,28 @@ impl Cluster {
                 continue;
             }
             let joined = self.joined();
-            let Role::Leading(leading) = &self.nodes[leader].role else { continue };
-            let enough = joined >= self.plan.leader.sync_followers;
+            let Role::Leading(leading) = &mut self.nodes[leader].role else { continue };
             let goal = *target.get_or_insert(leading.machine.appended());
-            let left_behind = self.left_behind();
-            if joined + left_behind + 1 == self.nodes.len() {
-                let Role::Leading(leading) = &self.nodes[leader].role else { continue };
-                if !enough || leading.machine.committed() > goal {
-                    self.report.left_behind = left_behind as u64;
-                    self.report.acknowledged = self.oracle.acknowledged;
-                    self.report.committed = self.oracle.committed_end().get();
-                    return self.report;
-                }
+            if joined + 1 < self.nodes.len() || leading.machine.committed() <= goal || leading.machine.walks()
+            {
+                continue;
             }
+            if !scrubbed {
+                scrubbed = true;
+                // What is damaged now has to be found before the end.
+                let victim = (leader + 1) % self.nodes.len();
+                self.nodes[victim].damage(&mut self.rng);
+                self.say(|| format!("a bit of node {victim}'s image flips, and a scrub begins"));
+                let Role::Leading(leading) = &mut self.nodes[leader].role else { continue };
+                leading.machine.begin_scrub(self.now_ms);
+                continue;
+            }
+            if let Some(node) = self.nodes.iter().find(|node| node.is_damaged()) {
+                panic!("a scrub has ended, and node {} is still damaged", node.index);
+            }
+            self.report.acknowledged = self.oracle.acknowledged;
+            self.report.committed = self.oracle.committed_end().get();
+            return self.report;
         }
         let states: Vec<_> = self.nodes.iter().map(|node| node.summary()).collect();
         panic!("the cluster does not come together again; leader {}: {states:#?}", self.leader);
@@ -249,18 +259,5 @@ impl Cluster {
             .followers()
             .filter(|follower| follower.state == farkeep_leader::FollowerState::Streaming)
             .count()
-    }
-
-    /// Followers that the leader refuses because it cannot serve them.
-    fn left_behind(&self) -> usize {
-        let refused = |node: &&Node| match &node.role {
-            Role::Following(following) => following
-                .machine
-                .standing()
-                .last_error
-                .is_some_and(|error| error.to_string().contains("no longer reaches back")),
-            _ => false,
-        };
-        self.nodes.iter().filter(refused).count()
     }
 }

@@ -1,0 +1,112 @@
+//! Walks over the image, for all followers that have one.
+//!
+//! A follower in mid-sync gets its walk when it joins; a healthy one gets one for a scrub. They take turns, so that a second
+//! follower that joins does not wait for the first.
+
+use farkeep_core::lsn::Lsn;
+use farkeep_fabric::Ticket;
+use farkeep_proto::control::{Body, ChunkAnswer};
+
+use super::{Leader, LeaderError};
+use crate::followers::{FollowerEntry, FollowerId, FollowerState};
+use crate::sync_source::{ChunkRead, Job, Piece, PostedChunk, Purpose, SyncSource, WalkProgress};
+
+/// A walk that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// What it was for.
+    pub purpose: Purpose,
+    /// How it went.
+    pub progress: WalkProgress,
+}
+
+impl Leader {
+    /// Begins a scrub of every follower that is up to date and not in a walk already; says how many those are.
+    pub fn begin_scrub(&mut self, now_ms: u64) -> usize {
+        let chunk_len = self.config.chunk_len;
+        let idle = |follower: &&mut FollowerEntry| {
+            follower.state == FollowerState::Streaming && follower.walk.is_none()
+        };
+        let mut begun = 0;
+        for follower in self.followers.values_mut().filter(idle) {
+            let mut walk = SyncSource::new(now_ms, Purpose::Scrub, follower.id.session(), chunk_len, 0);
+            walk.begin();
+            follower.walk = Some(walk);
+            begun += 1;
+        }
+        begun
+    }
+
+    /// Whether any walk is under way.
+    pub fn walks(&self) -> bool {
+        self.in_reach().any(|follower| follower.walk.is_some())
+    }
+
+    /// What is to be read next, of an image that is at `applied`, and for whom. Followers take turns behind `last`. While
+    /// chunks may not be looked at, for they would exceed some rate, there are only positions to be told.
+    pub fn walk_job(
+        &self,
+        applied: Lsn,
+        last: Option<FollowerId>,
+        may_read: bool,
+    ) -> Option<(FollowerId, Job)> {
+        let job =
+            |follower: &FollowerEntry| Some((follower.id, follower.walk.as_ref()?.job(applied, may_read)?));
+        let behind = self.in_reach().filter(|follower| Some(follower.id) > last);
+        behind.chain(self.in_reach().filter(|follower| Some(follower.id) <= last)).find_map(job)
+    }
+
+    /// A job is done. Nothing happens if the session is over.
+    pub fn walk_done(&mut self, id: FollowerId, job: Job, read: ChunkRead) {
+        if let Some(walk) = self.followers.get_mut(&id).and_then(|follower| follower.walk.as_mut()) {
+            walk.done(job, read);
+        }
+    }
+
+    /// The next step to be said to some follower on its control channel.
+    pub fn walk_message(&mut self) -> Option<(FollowerId, Body)> {
+        self.followers.values_mut().find_map(|follower| {
+            let chunk = follower.walk.as_mut()?.message()?;
+            Some((follower.id, Body::Chunk(chunk)))
+        })
+    }
+
+    /// A follower has answered a step; returns the walk if that has ended it. A follower whose sync has ended counts from
+    /// here on.
+    ///
+    /// # Errors
+    /// [`LeaderError`] when the session is over or the answer makes no sense; drop it.
+    pub fn walk_answered(
+        &mut self,
+        now_ms: u64,
+        id: FollowerId,
+        answer: &ChunkAnswer,
+    ) -> Result<Option<Walked>, LeaderError> {
+        let follower = self.followers.get_mut(&id).ok_or(LeaderError::NoSession(id))?;
+        follower.last_heard_ms = now_ms;
+        // Of an earlier walk of this session.
+        let Some(walk) = &mut follower.walk else { return Ok(None) };
+        if !walk.answered(answer)? {
+            return Ok(None);
+        }
+        let walked = Walked { purpose: walk.purpose(), progress: walk.progress() };
+        follower.walk = None;
+        if follower.state == FollowerState::Syncing {
+            follower.state = FollowerState::CatchingUp;
+            self.recompute();
+        }
+        Ok(Some(walked))
+    }
+
+    /// The next piece of a chunk to post to a follower's window, if it fits into `room`.
+    pub(crate) fn chunk_piece(&mut self, id: FollowerId, room: u64) -> Option<Piece> {
+        self.followers.get_mut(&id)?.walk.as_mut()?.piece(room)
+    }
+
+    /// The last piece of the chunk in this slot was posted; `ticket` is its flush.
+    pub(crate) fn posted_chunk(&mut self, id: FollowerId, slot: usize, ticket: Ticket) {
+        if let Some(follower) = self.followers.get_mut(&id) {
+            follower.posted_chunks.push_back(PostedChunk { ticket, slot });
+        }
+    }
+}
