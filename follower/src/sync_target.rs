@@ -78,6 +78,10 @@ impl SyncTarget {
         if chunk.at_lsn < last {
             return Err("the leader's walk goes back");
         }
+        // A mark says no more than that the next step is not before it.
+        if self.queue.back().is_some_and(|last| last.step() == ChunkStep::Mark) {
+            self.queue.pop_back();
+        }
         if self.queue.len() >= MAX_QUEUED {
             return Err("the leader's walk does not wait for answers");
         }
@@ -177,10 +181,13 @@ mod tests {
         let mut target = target();
         assert_eq!(target.horizon(), Some(Lsn::new(50)), "nothing is known of what comes next");
         target.push(step(ChunkStep::Mark, 70, 0)).unwrap();
-        target.push(step(ChunkStep::Compare, 90, 0)).unwrap();
         assert_eq!((target.horizon(), target.due(Lsn::new(50))), (Some(Lsn::new(70)), None));
         assert_eq!(target.due(Lsn::new(70)), None);
-        assert_eq!(target.horizon(), Some(Lsn::new(90)));
+        assert_eq!(target.horizon(), Some(Lsn::new(70)));
+        target.push(step(ChunkStep::Mark, 80, 0)).unwrap();
+        target.push(step(ChunkStep::Compare, 90, 0)).unwrap();
+        assert_eq!(target.horizon(), Some(Lsn::new(90)), "what lies before the next step is not about any");
+        assert_eq!(target.due(Lsn::new(80)), None);
         assert_eq!(target.due(Lsn::new(90)).unwrap().at_lsn, 90);
         target.taken(Lsn::new(90), ChunkOutcome::Same);
         assert_eq!(target.horizon(), Some(Lsn::new(90)));

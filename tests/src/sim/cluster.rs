@@ -187,8 +187,9 @@ impl Cluster {
 
     fn pass_time(&mut self) {
         self.now_ms += match self.rng.below(20) {
-            0 => self.rng.between(500, 4000),
-            1..5 => self.rng.between(50, 300),
+            // Long silences end sessions; without faults there are none.
+            0 if !self.calm => self.rng.between(500, 4000),
+            0..5 => self.rng.between(50, 300),
             _ => self.rng.between(1, 30),
         };
         let now = self.now_ms;
@@ -273,7 +274,7 @@ impl Cluster {
             match ship::collect(machine, now, id, &mut **remote, &mut done) {
                 Ok(()) => true,
                 Err(error) => {
-                    if !matches!(error, farkeep_leader::LeaderError::Fabric(_)) {
+                    if !matches!(error, LeaderError::Fabric(_)) {
                         lost = Some(format!("node {}: {error}", conn.peer));
                     }
                     machine.leave(id);

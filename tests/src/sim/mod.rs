@@ -37,7 +37,7 @@ pub fn run(seed: u64) -> Report {
         leader: Config {
             sync_followers: rng.between(1, followers as u64) as usize,
             on_follower_loss: OnFollowerLoss::Refuse,
-            chunk_len: [4096, 16_384, 1 << 20][rng.index(3)],
+            chunk_len: [16 << 10, 128 << 10, 1 << 20][rng.index(3)],
             ..Config::default()
         },
         room: [u64::MAX, 700, 100][rng.index(3)],

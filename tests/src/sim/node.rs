@@ -351,7 +351,7 @@ impl Node {
     }
 
     /// A follower cuts its log off and takes over its leader's history.
-    pub fn rejoin(&mut self, end: Lsn, reigns: &[farkeep_proto::control::Reign], oracle: &mut Oracle) {
+    pub fn rejoin(&mut self, end: Lsn, reigns: &[control::Reign], oracle: &mut Oracle) {
         let history: EpochHistory = history::from_message(reigns).expect("a leader's history is in order");
         let Role::Following(following) = &mut self.role else { panic!("only a follower rejoins") };
         following.opened = None;
@@ -372,13 +372,7 @@ impl Node {
     }
 
     /// A follower gives its log and image up and begins a delta sync.
-    pub fn begin_sync(
-        &mut self,
-        at: Lsn,
-        begin: BeginSync,
-        reigns: &[farkeep_proto::control::Reign],
-        oracle: &mut Oracle,
-    ) {
+    pub fn begin_sync(&mut self, at: Lsn, begin: BeginSync, reigns: &[control::Reign], oracle: &mut Oracle) {
         let history = history::from_message(reigns).expect("a leader's history is in order");
         let Role::Following(following) = &mut self.role else { panic!("only a follower syncs") };
         following.opened = None;
@@ -401,7 +395,9 @@ impl Node {
         let Role::Leading(leading) = &mut self.role else { return };
         let Leading { replayer, machine, conns, walked, .. } = &mut **leading;
         let chunk_len = machine.config().chunk_len;
-        if let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, rng.chance(80)) {
+        for _ in 0..rng.between(1, 12) {
+            let may_read = rng.chance(90);
+            let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, may_read) else { break };
             *walked = Some(id);
             let image_len = replayer.image_len();
             let bytes = match job {
@@ -423,14 +419,14 @@ impl Node {
         }
     }
 
-    /// A follower takes the step of a walk that is due, if one is.
-    fn take_step(&mut self) {
-        let Some(log) = self.pool.as_ref().map(|pool| Arc::clone(pool.log())) else { return };
-        let Role::Following(following) = &mut self.role else { return };
-        let Some(opened) = &mut following.opened else { return };
+    /// A follower takes the step of a walk that is due; says whether one was.
+    fn take_step(&mut self) -> bool {
+        let Some(log) = self.pool.as_ref().map(|pool| Arc::clone(pool.log())) else { return false };
+        let Role::Following(following) = &mut self.role else { return false };
+        let Some(opened) = &mut following.opened else { return false };
         let replayer = &mut opened.replayer;
         let applied = replayer.applied();
-        let Some(chunk) = following.machine.chunk_due(applied) else { return };
+        let Some(chunk) = following.machine.chunk_due(applied) else { return false };
         let (offset, len) = (chunk.offset, u64::from(chunk.len));
         let outcome = match chunk.step() {
             ChunkStep::Begin => ChunkOutcome::Ready,
@@ -457,7 +453,7 @@ impl Node {
             ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
         };
         if self.double.blown() {
-            return;
+            return false;
         }
         following.machine.replayed(replayer.applied(), replayer.checkpoint_lsn());
         for action in following.machine.chunk_taken(chunk, applied, outcome) {
@@ -467,11 +463,13 @@ impl Node {
                 control.send_all(&bytes);
             }
         }
+        true
     }
 
     /// A bit of a follower's image flips.
     pub fn damage(&mut self, rng: &mut Rng) {
-        let Role::Following(Following { opened: Some(opened), .. }) = &mut self.role else { return };
+        let Role::Following(following) = &mut self.role else { return };
+        let Some(opened) = &mut following.opened else { return };
         let image_len = opened.replayer.image_len();
         if image_len == 0 {
             return;
@@ -561,7 +559,11 @@ impl Node {
                 }
                 if !self.double.blown() {
                     following.machine.replayed(opened.replayer.applied(), opened.replayer.checkpoint_lsn());
-                    self.take_step();
+                    for _ in 0..rng.between(1, 12) {
+                        if !self.take_step() {
+                            break;
+                        }
+                    }
                 }
             }
         }

@@ -210,7 +210,7 @@ impl Cluster {
         self.calm = true;
         self.room.set(u64::MAX);
         self.partitions.clear();
-        let (mut target, mut scrubbed) = (None, false);
+        let (mut target, mut damaged) = (None, false);
         for round in 0..40_000 {
             if round % 50 == 0 {
                 for index in 0..self.nodes.len() {
@@ -223,25 +223,23 @@ impl Cluster {
             if !self.nodes[leader].leads() || round % 20 != 0 {
                 continue;
             }
-            let joined = self.joined();
-            let Role::Leading(leading) = &mut self.nodes[leader].role else { continue };
+            let whole = self.joined() + 1 == self.nodes.len();
+            let Role::Leading(leading) = &self.nodes[leader].role else { continue };
             let goal = *target.get_or_insert(leading.machine.appended());
-            if joined + 1 < self.nodes.len() || leading.machine.committed() <= goal || leading.machine.walks()
-            {
+            if !whole || leading.machine.committed() <= goal || leading.machine.walks() {
                 continue;
             }
-            if !scrubbed {
-                scrubbed = true;
-                // What is damaged now has to be found before the end.
+            if !damaged {
+                damaged = true;
                 let victim = (leader + 1) % self.nodes.len();
+                self.say(|| format!("a bit of node {victim}'s image flips"));
                 self.nodes[victim].damage(&mut self.rng);
-                self.say(|| format!("a bit of node {victim}'s image flips, and a scrub begins"));
+            }
+            if self.nodes.iter().any(Node::is_damaged) {
+                // A scrub whose session is lost has to begin anew; when one has ended, the bytes are looked at.
                 let Role::Leading(leading) = &mut self.nodes[leader].role else { continue };
                 leading.machine.begin_scrub(self.now_ms);
                 continue;
-            }
-            if let Some(node) = self.nodes.iter().find(|node| node.is_damaged()) {
-                panic!("a scrub has ended, and node {} is still damaged", node.index);
             }
             self.report.acknowledged = self.oracle.acknowledged;
             self.report.committed = self.oracle.committed_end().get();
