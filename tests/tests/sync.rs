@@ -176,14 +176,8 @@ fn in_mid_sync_nothing_is_read_nobody_is_promoted_and_progress_is_shown() {
 fn a_sync_goes_on_where_it_was_after_the_follower_is_killed() {
     let (leader, mut follower) = slow_sync();
     follower.kill();
-    let refused = std::process::Command::new(farkeep_tests::binary::farkeep())
-        .args(["serve", "--port", "0", "--unixsocket", "/dev/null/none", "--pool"])
-        .arg(follower.pool())
-        .output()
-        .expect("farkeep can be started");
-    assert!(!refused.status.success(), "a pool in mid-sync does not lead");
-    let said = String::from_utf8_lossy(&refused.stderr) + String::from_utf8_lossy(&refused.stdout);
-    assert!(said.contains("in the middle of a sync"), "{said}");
+    let refused = ServerBuilder::farkeep().pool(&follower.pool()).start_and_end();
+    assert!(refused.log.contains("in the middle of a sync"), "a pool in mid-sync does not lead: {refused:?}");
     leader.client().expect_ok("CONFIG SET sync-max-rate 0");
     follower.restart();
     wait_until_up(&follower);

@@ -285,7 +285,7 @@ impl Engine {
 fn times(machine: &Leader, now: Now) -> TimesInfo {
     let clock = machine.lag();
     let best =
-        machine.followers().filter(|follower| follower.in_reach()).map(|follower| follower.durable).max();
+        machine.followers().filter(|follower| follower.counts()).map(|follower| follower.durable).max();
     TimesInfo {
         durable: clock.durable.report(),
         committed: clock.committed.report(),
