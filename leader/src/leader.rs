@@ -122,7 +122,7 @@ pub enum Join {
         /// The new session.
         id: FollowerId,
         /// What to answer.
-        welcome: Welcome,
+        welcome: Box<Welcome>,
         /// The session that this one replaces.
         replaces: Option<FollowerId>,
         /// Why the follower needs a delta sync; `None` where its log can be gone on from.
@@ -584,7 +584,7 @@ impl Leader {
             segment_len: self.identity.segment_len,
             begin_sync,
         };
-        Join::Accepted { id, welcome, replaces, why_sync }
+        Join::Accepted { id, welcome: Box::new(welcome), replaces, why_sync }
     }
 
     fn refuse(&self, reason: RefuseReason, text: String) -> Refuse {

@@ -773,7 +773,7 @@ impl ControlPeer {
                 if FabricKind::from_name(&welcome.fabric) == Some(FabricKind::Shm) {
                     session.window = Some(open_shm(hello, welcome.session, durability(config.durability))?);
                 }
-                control::encode(Body::Welcome(welcome), out);
+                control::encode(Body::Welcome(*welcome), out);
                 sessions.by_id.insert(id, session);
                 sessions.introduce(node, leader);
                 self.session = Some(id);

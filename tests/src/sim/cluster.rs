@@ -614,7 +614,7 @@ fn join(
         Join::Accepted { id, welcome, replaces, .. } => {
             conn.id = Some(id);
             *replaced = replaces;
-            send(&conn.control, Body::Welcome(welcome));
+            send(&conn.control, Body::Welcome(*welcome));
             None
         }
         Join::Refused(why) => {
