@@ -228,7 +228,7 @@ impl Engine {
                     info.received_bytes = follows.received_bytes;
                     let link = self.link_state(node, follows);
                     let up = link == LinkState::Up;
-                    info.role = RoleInfo::Follower(LeaderLinkInfo {
+                    info.role = RoleInfo::Follower(Box::new(LeaderLinkInfo {
                         host: follows.leader.host.clone(),
                         port: follows.leader.port,
                         up,
@@ -256,7 +256,7 @@ impl Engine {
                             let walk = follows.machine.walk().unwrap_or_default();
                             (settled, walk.image_len, walk.received_bytes)
                         }),
-                    });
+                    }));
                 }
             }
             Role::Changing => {}

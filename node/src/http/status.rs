@@ -382,7 +382,7 @@ impl Status {
             RoleInfo::Follower(link) => {
                 status.role = "follower";
                 let unapplied_bytes = engine.durable_lsn.saturating_sub(engine.applied_lsn);
-                status.link = Some(LinkStatus { unapplied_bytes, ..LinkStatus::from(link) });
+                status.link = Some(LinkStatus { unapplied_bytes, ..LinkStatus::from(&**link) });
             }
         }
         status

@@ -281,7 +281,7 @@ pub enum RoleInfo {
         followers: Vec<FollowerInfo>,
     },
     /// It follows somebody.
-    Follower(LeaderLinkInfo),
+    Follower(Box<LeaderLinkInfo>),
 }
 
 impl Default for RoleInfo {

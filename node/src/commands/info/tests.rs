@@ -45,7 +45,8 @@ fn leader() -> InfoSnapshot {
 }
 
 fn follower(link: LeaderLinkInfo) -> InfoSnapshot {
-    let engine = EngineInfo { role: RoleInfo::Follower(link), durable_lsn: 77, ..EngineInfo::default() };
+    let engine =
+        EngineInfo { role: RoleInfo::Follower(Box::new(link)), durable_lsn: 77, ..EngineInfo::default() };
     InfoSnapshot { engine, ..InfoSnapshot::default() }
 }
 
