@@ -238,6 +238,13 @@ fn failover_by_http_works_with_actions_on_and_is_impossible_with_anything_missin
         assert_eq!(answer.status, status, "{answer:?}");
     }
     assert_eq!(role(&leader), "master", "none of it did anything");
+    let all = ["Authorization: Bearer secret", "Content-Type: application/json", &token];
+    let scrub = http::request(port, "POST", "/api/v1/actions/scrub", &all, r#"{"confirm":"scrub"}"#);
+    assert_eq!(scrub.status, 200, "{scrub:?}");
+    wait::until("the scrub to be over and told", || {
+        let status = http::request(port, "GET", "/api/v1/status", &all[..1], "").json();
+        status["walks"]["scrubs"] == 1 && status["walks"]["scrub_mismatches"] == 0
+    });
     let answer = with(port, &[&token, "Sec-Fetch-Site: same-origin"], body);
     assert_eq!(answer.status, 200, "{answer:?}");
     wait::until("the follower to lead", || role(&follower) == "master" && role(&leader) == "slave");

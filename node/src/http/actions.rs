@@ -125,6 +125,16 @@ fn permit(shared: &Shared, action: &str, headers: &HeaderMap, body: &[u8]) -> Re
 fn carry_out(node: &Node, action: &str, asked: &Asked) -> Result<String, Refusal> {
     match action {
         "failover" => failover(node, asked),
+        "scrub" => {
+            let mut engine = node.engine.lock();
+            match engine.scrub(node, node.now()) {
+                Some(0) => {
+                    Err(refuse(StatusCode::CONFLICT, "no follower is up to date and not in a walk already"))
+                }
+                Some(count) => Ok(format!("a scrub of {count} followers has begun")),
+                None => Err(refuse(StatusCode::CONFLICT, "this node does not lead")),
+            }
+        }
         "abort-failover" => {
             let mut engine = node.engine.lock();
             engine.abort_failover(node).map_err(|why| refuse(StatusCode::CONFLICT, why))?;

@@ -142,6 +142,7 @@ impl Collector for Figures {
         redis_replication(&mut out, status, snapshot)?;
         node(&mut out, status, snapshot)?;
         lag(&mut out, status)?;
+        walks(&mut out, status)?;
         pool(&mut out, status, snapshot)
     }
 }
@@ -350,6 +351,27 @@ fn lag(out: &mut Writer<'_>, status: &Status) -> fmt::Result {
     out.known("farkeep_unapplied_bytes", "Durable here, and not in the image yet.", unapplied)
 }
 
+/// Delta syncs and scrubs.
+fn walks(out: &mut Writer<'_>, status: &Status) -> fmt::Result {
+    let walks = &status.walks;
+    out.counter("farkeep_syncs", "Delta syncs that have ended.", walks.syncs as f64)?;
+    out.counter("farkeep_sync_bytes", "Bytes that they sent.", walks.sync_bytes as f64)?;
+    out.counter("farkeep_scrubs", "Scrubs that have ended, one for each follower.", walks.scrubs as f64)?;
+    out.counter(
+        "farkeep_scrub_mismatches",
+        "Chunks that a scrub found to differ, and repaired.",
+        walks.scrub_mismatches as f64,
+    )?;
+    let last = walks.last_scrub_ms.map(|ms| ms as f64 / 1000.0);
+    out.known("farkeep_last_scrub_time_seconds", "Unix time of the end of the last scrub.", last)?;
+    let running = status.followers.iter().filter_map(|follower| {
+        let walk = follower.walk.as_ref()?;
+        let labels = vec![("follower", follower.name.clone()), ("purpose", walk.purpose.to_owned())];
+        Some((labels, walk.settled_bytes as f64 / walk.image_bytes.max(1) as f64))
+    });
+    out.gauges("farkeep_walk_ratio", "How much of a follower's image a sync or scrub has settled.", running)
+}
+
 /// Pool and log.
 fn pool(out: &mut Writer<'_>, status: &Status, snapshot: &InfoSnapshot) -> fmt::Result {
     let engine = &snapshot.engine;
@@ -390,7 +412,7 @@ mod tests {
 
     use super::*;
     use crate::commands::info::snapshot::{CommandInfo, DbInfo};
-    use crate::http::status::{Distance, FollowerStatus, LinkStatus, StageStatus, Times};
+    use crate::http::status::{Distance, FollowerStatus, LinkStatus, StageStatus, Times, WalkStatus};
 
     /// A node that has something to say under every name.
     fn everything() -> Arc<Sample> {
@@ -408,6 +430,7 @@ mod tests {
         let follower = FollowerStatus {
             name: "b\"\\\n:2".into(),
             stages: [stage.clone(), stage.clone(), stage],
+            walk: Some(WalkStatus { purpose: "sync", ..WalkStatus::default() }),
             ..FollowerStatus::default()
         };
         let known = Distance { bytes: Some(1), us: Some(2) };
@@ -422,6 +445,7 @@ mod tests {
             ..Status::default()
         };
         status.log.holds_s = Some(9);
+        status.walks.last_scrub_ms = Some(9);
         Arc::new(Sample { status, snapshot, json: Default::default() })
     }
 

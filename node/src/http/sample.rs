@@ -15,11 +15,11 @@ use tokio::sync::watch;
 
 use super::history::History;
 use super::peers::Pages;
-use super::status::{Distance, FollowerStatus, LastFailover, LostFollower, Status};
+use super::status::{Distance, FollowerStatus, LastFailover, LostFollower, Status, WalkStatus};
 use super::verdict::{self, Verdict};
 use crate::commands::info::snapshot::InfoSnapshot;
 use crate::commands::info::{self, farkeep_section};
-use crate::events::Level;
+use crate::events::{Events, Level};
 use crate::node::Node;
 
 /// How often the node is looked at.
@@ -71,6 +71,29 @@ struct Seen {
     joined_ms: u64,
 }
 
+/// A walk over a follower's image has begun or ended since the last look.
+fn note_walk(events: &Events, seen: &Seen, follower: &FollowerStatus) {
+    let purpose = |walk: &Option<WalkStatus>| walk.as_ref().map(|walk| walk.purpose);
+    let (before, now) = (&seen.status.walk, &follower.walk);
+    if purpose(before) == purpose(now) {
+        return;
+    }
+    if let Some(walk) = before {
+        let kind = if walk.purpose == "sync" { "sync" } else { "scrub" };
+        let text =
+            format!("the {kind} of {} is over: {} bytes had to be sent", follower.name, walk.sent_bytes);
+        events.note_timed(Level::Info, kind, text, Some(walk.elapsed_ms));
+    }
+    if let Some(walk) = now {
+        let kind = if walk.purpose == "sync" { "sync" } else { "scrub" };
+        events.note(
+            Level::Info,
+            kind,
+            format!("a {kind} of {} begins: {} bytes", follower.name, walk.image_bytes),
+        );
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Sampler {
@@ -86,8 +109,7 @@ pub struct Sampler {
     leader: String,
     verdict: Option<(Verdict, u64)>,
     link_down_ms: Option<u64>,
-    /// The states of sync and scrub as INFO tells them, by field.
-    states: BTreeMap<String, String>,
+    mismatches: u64,
 }
 
 impl Sampler {
@@ -107,7 +129,7 @@ impl Sampler {
             leader: String::new(),
             verdict: None,
             link_down_ms: None,
-            states: BTreeMap::new(),
+            mismatches: 0,
         };
         (sampler, receiver)
     }
@@ -142,7 +164,7 @@ impl Sampler {
         }
         self.note_role(&status);
         self.note_link(&status);
-        self.note_sync(&status);
+        self.note_mismatches(&status);
         self.follow_up(&mut status, now.us);
         status.verdict = verdict::judge(&status, refusing, degraded, loading);
         self.note_verdict(&status);
@@ -195,20 +217,17 @@ impl Sampler {
         }
     }
 
-    /// A sync or a scrub that begins, ends or finds something changes a field of INFO.
-    fn note_sync(&mut self, status: &Status) {
-        let telling = |name: &str| {
-            let sync = name.contains("sync_") || name.contains("scrub_");
-            sync && (name.ends_with("_state") || name.ends_with("_mismatches"))
-        };
-        for (name, value) in status.info.iter().filter(|(name, _)| telling(name)) {
-            let before = self.states.insert(name.clone(), value.clone());
-            let Some(before) = before.filter(|before| before != value) else { continue };
-            let kind = if name.contains("scrub_") { "scrub" } else { "sync" };
-            let level = if name.ends_with("_mismatches") { Level::Critical } else { Level::Info };
-            let shown = name.trim_start_matches("farkeep_").replace('_', " ");
-            self.node.events.note(level, kind, format!("{shown}: {value} (was {before})"));
+    /// What walks over the image have found.
+    fn note_mismatches(&mut self, status: &Status) {
+        let found = status.walks.scrub_mismatches;
+        if found > self.mismatches {
+            let text = format!(
+                "{} chunks of followers were not what the leader's are; they were repaired",
+                found - self.mismatches
+            );
+            self.node.events.note(Level::Critical, "scrub", text);
         }
+        self.mismatches = found;
     }
 
     /// Fills in what takes a second look, and notes what has come and gone.
@@ -257,6 +276,7 @@ impl Sampler {
                     Some(took),
                 );
             }
+            note_walk(events, seen, follower);
             let change = seen.lag.add(now_us, follower.stages[1].lag_bytes);
             follower.catch_up_bytes_per_s = -change;
             let behind = follower.stages[1].lag_bytes;

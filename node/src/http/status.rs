@@ -8,7 +8,7 @@ use farkeep_leader::lag::{Lag, StageReport};
 use serde::Serialize;
 
 use super::verdict::Verdict;
-use crate::commands::info::snapshot::{FollowerInfo, InfoSnapshot, LeaderLinkInfo, RoleInfo};
+use crate::commands::info::snapshot::{FollowerInfo, InfoSnapshot, LeaderLinkInfo, RoleInfo, WalkInfo};
 use crate::config::Config;
 
 /// Everything at one instant.
@@ -62,6 +62,8 @@ pub struct Status {
     pub log: LogStatus,
     /// The pool.
     pub pool: PoolStatus,
+    /// Delta syncs and scrubs that have ended, since this node started.
+    pub walks: WalksStatus,
     /// Clients.
     pub clients: ClientsStatus,
     /// The latest change of the leader that this node has seen.
@@ -176,6 +178,44 @@ pub struct FollowerStatus {
     pub catch_up_s: Option<u64>,
     /// Its own page, if it has one that can be opened from here.
     pub page: Option<String>,
+    /// The sync or scrub that is under way.
+    pub walk: Option<WalkStatus>,
+}
+
+/// A walk over the image.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct WalkStatus {
+    /// `sync` or `scrub`.
+    pub purpose: &'static str,
+    /// Length of the image.
+    pub image_bytes: u64,
+    /// What of it is settled.
+    pub settled_bytes: u64,
+    /// What of it had to be sent.
+    pub sent_bytes: u64,
+    /// Chunks that differed.
+    pub differing: u64,
+    /// Since it began.
+    pub elapsed_ms: u64,
+    /// Settled a second.
+    pub bytes_per_s: u64,
+    /// Until it ends, at that rate.
+    pub left_s: Option<u64>,
+}
+
+/// Walks that have ended.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct WalksStatus {
+    /// Delta syncs.
+    pub syncs: u64,
+    /// Bytes they sent.
+    pub sync_bytes: u64,
+    /// Scrubs.
+    pub scrubs: u64,
+    /// Chunks of followers that were not what the leader's are, and were repaired.
+    pub scrub_mismatches: u64,
+    /// Unix time in ms of the end of the last scrub.
+    pub last_scrub_ms: Option<u64>,
 }
 
 /// A follower that was there.
@@ -222,8 +262,21 @@ pub struct LinkStatus {
     pub mode: &'static str,
     /// Bytes that are durable here and not yet in the image.
     pub unapplied_bytes: u64,
+    /// The sync of this node that is under way.
+    pub sync: Option<OwnSync>,
     /// The leader's page, if it has one that can be opened from here.
     pub page: Option<String>,
+}
+
+/// A sync as the node that is filled sees it.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct OwnSync {
+    /// Length of the image.
+    pub image_bytes: u64,
+    /// What of it is settled.
+    pub settled_bytes: u64,
+    /// What of it came from the leader.
+    pub received_bytes: u64,
 }
 
 /// What flows.
@@ -366,6 +419,13 @@ impl Status {
                 error_replies: stats.error_replies,
                 unconfirmed: stats.held_failed,
             },
+            walks: WalksStatus {
+                syncs: engine.walks.syncs,
+                sync_bytes: engine.walks.sync_bytes,
+                scrubs: engine.walks.scrubs,
+                scrub_mismatches: engine.walks.scrub_mismatches,
+                last_scrub_ms: (engine.walks.scrubs > 0).then_some(engine.walks.last_scrub_unix_ms),
+            },
             actions: config.http_actions,
             info,
             ..Self::default()
@@ -410,7 +470,27 @@ impl From<&LeaderLinkInfo> for LinkStatus {
             fabric_reason: link.fabric_reason.clone(),
             mode: link.mode.0,
             unapplied_bytes: 0,
+            sync: link.sync.map(|(settled_bytes, image_bytes, received_bytes)| OwnSync {
+                image_bytes,
+                settled_bytes,
+                received_bytes,
+            }),
             page: None,
+        }
+    }
+}
+
+impl From<&WalkInfo> for WalkStatus {
+    fn from(walk: &WalkInfo) -> Self {
+        Self {
+            purpose: walk.purpose,
+            image_bytes: walk.image_bytes,
+            settled_bytes: walk.settled_bytes,
+            sent_bytes: walk.sent_bytes,
+            differing: walk.differing,
+            elapsed_ms: walk.elapsed_ms,
+            bytes_per_s: walk.rate(),
+            left_s: walk.eta_s(),
         }
     }
 }
@@ -440,6 +520,7 @@ impl From<&FollowerInfo> for FollowerStatus {
             catch_up_bytes_per_s: 0,
             catch_up_s: None,
             page: None,
+            walk: info.walk.as_ref().map(WalkStatus::from),
         }
     }
 }

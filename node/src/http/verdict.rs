@@ -106,6 +106,10 @@ fn leader(status: &Status, refusing: bool, degraded: bool) -> Verdict {
         if want == 0 && status.lost.is_empty() {
             return verdict("standalone", Level::Info, "standalone: durable here, no follower wanted", "");
         }
+        if let Some(filled) = status.followers.iter().find(|f| f.state == "syncing") {
+            let text = format!("no follower could take over yet: {} is being filled", filled.name);
+            return verdict("catching-up", Level::Warning, text, "");
+        }
         return verdict(
             "no-failover-target",
             Level::Critical,

@@ -147,9 +147,9 @@ function newCard() {
   svg.append(document.createElementNS('http://www.w3.org/2000/svg', 'path'));
   const stages = ['posted', 'durable', 'applied'].map(stageCell);
   const card = {
-    name: el('h3'), state: el('span', 'chip'), badge: el('span', 'badge'), svg, stages, trend: el('p', 'trend'), why: el('p', 'note why'),
+    name: el('h3'), state: el('span', 'chip'), badge: el('span', 'badge'), svg, stages, trend: el('p', 'trend'), walk: el('div', 'walk'), why: el('p', 'note why'),
   };
-  card.root = el('article', 'card panel', el('div', 'card-head', card.name, card.state, card.badge, svg), el('div', 'stages', ...stages.map((s) => s.cell)), card.trend, card.why);
+  card.root = el('article', 'card panel', el('div', 'card-head', card.name, card.state, card.badge, svg), el('div', 'stages', ...stages.map((s) => s.cell)), card.trend, card.walk, card.why);
   return card;
 }
 
@@ -191,6 +191,7 @@ function showFollowers(status) {
       cell.cell.dataset.level = stage.lag_us >= 1_000_000 ? 'critical' : 'info';
     });
     set(card.trend, `${trend(follower)} · last heard ${format.time(follower.silent_ms * 1000)} ago`);
+    showWalk(card.walk, follower.walk);
     set(card.why, follower.fabric_reason ? `Why not a better fabric: ${follower.fabric_reason}` : '');
   }
   for (const [id, card] of cards) {
@@ -204,6 +205,21 @@ function showFollowers(status) {
   set($('followers-title').firstChild, link ? 'Link to the leader ' : 'Followers ');
   set($('followers-count'), link ? '' : `${status.followers_in_reach} in reach, ${status.sync_followers} needed for a write`);
   showLink(link, status);
+}
+
+function showWalk(holder, walk) {
+  holder.hidden = !walk;
+  if (!walk) return;
+  if (!holder.children.length) {
+    const bar = document.createElement('progress');
+    holder.append(bar, el('p', 'note'));
+  }
+  const [bar, text] = holder.children;
+  bar.max = Math.max(1, walk.image_bytes);
+  bar.value = walk.settled_bytes;
+  bar.setAttribute('aria-label', walk.purpose);
+  const left = walk.left_s === null ? '' : `, ${format.duration(walk.left_s)} left`;
+  set(text, `${walk.purpose === 'sync' ? '▲ delta sync' : 'scrub'}: ${format.bytes(walk.settled_bytes)} of ${format.bytes(walk.image_bytes)} at ${format.bytes(walk.bytes_per_s)}/s${left}; ${format.bytes(walk.sent_bytes)} sent, ${format.count(walk.differing)} chunks differed`);
 }
 
 function showLost(status) {
@@ -289,9 +305,15 @@ function showPool(status) {
 }
 
 function showSync(status) {
-  const found = Object.entries(status.info).filter(([name, value]) => /^(farkeep_)?(sync|scrub)_(?!followers$)/.test(name) && value !== '');
-  $('sync-section').hidden = found.length === 0;
-  rows($('sync'), found.map(([name, value]) => [name.replace('farkeep_', '').replaceAll('_', ' '), value]));
+  const { walks, link } = status;
+  $('sync-section').hidden = false;
+  rows($('sync'), [
+    link?.sync ? ['This node is filled', `▲ ${format.bytes(link.sync.settled_bytes)} of ${format.bytes(link.sync.image_bytes)}, ${format.bytes(link.sync.received_bytes)} received`] : null,
+    ['Syncs', walks.syncs === 0 ? 'none' : `${format.count(walks.syncs)}, ${format.bytes(walks.sync_bytes)} sent`],
+    ['Scrubs', walks.scrubs === 0 ? 'none' : format.count(walks.scrubs)],
+    ['Last scrub', walks.last_scrub_ms === null ? '–' : format.day(walks.last_scrub_ms)],
+    ['Found and repaired', `${walks.scrub_mismatches > 0 ? '✕ ' : walks.scrubs > 0 ? '✓ ' : ''}${walks.scrubs === 0 ? '–' : `${format.count(walks.scrub_mismatches)} chunks`}`],
+  ]);
 }
 
 // ---- Events
@@ -343,6 +365,7 @@ async function loadSession() {
   list.dataset.ready = 'yes';
   list.replaceChildren(
     newAction('Let a follower that holds the whole log take over. Clients see a pause, nothing acknowledged is lost.', 'Fail over…', askFailover),
+    newAction('Compare the followers\u2019 images with this one, chunk by chunk, and repair what differs.', 'Scrub…', () => ask('scrub', 'Scrub', [el('p', '', 'Every chunk of every follower that is up to date is read and compared. Commands go on; the devices have more to do.')], () => ({}))),
     newAction('Call a failover off that has not gone too far.', 'Abort failover…', () => ask('abort-failover', 'Abort the failover', [el('p', '', 'This leader leads on. If the target has taken over already, it is refused.')], () => ({}))),
   );
   $('actions').hidden = false;
