@@ -426,6 +426,27 @@ pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverE
     Ok(())
 }
 
+/// Gives up the latest reign of this pool, which has led it alone: nothing of it was committed, so nobody was told of anything in
+/// it, and without it this node is again a follower like any other. What lies before it stays, and so does the promise to
+/// its epoch. A first reign stays as well: without one a dataset belongs nowhere. Nothing else may be working on the pool. A crash in
+/// between leaves the log cut off and the reign in the history, with no record.
+pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
+    let log = pool.log();
+    let (earlier, reign) = match log.state().history.reigns() {
+        [earlier @ .., reign] if !earlier.is_empty() => (earlier.to_vec(), *reign),
+        _ => return Ok(()),
+    };
+    truncate(log, reign.start)?;
+    log.update_state(|state| {
+        state.promised = state.promised.max(reign.epoch);
+        if let Some(history) = EpochHistory::new(earlier) {
+            state.history = Arc::new(history);
+        }
+    })?;
+    tracing::info!(epoch = %reign.epoch, lsn = reign.start.get(), "a reign that committed nothing is given up");
+    Ok(())
+}
+
 /// Where a delta sync begins.
 #[derive(Clone, Debug)]
 pub struct SyncStart {

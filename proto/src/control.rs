@@ -446,6 +446,9 @@ pub struct Holdings {
     /// Its dataset.
     #[prost(bytes = "vec", tag = "6")]
     pub dataset_id: Vec<u8>,
+    /// Whom it has left, by the address that it knows. It goes back there if nobody is promoted.
+    #[prost(message, optional, tag = "7")]
+    pub former: Option<PeerAddress>,
 }
 
 /// Where clients reach a node.

@@ -25,7 +25,7 @@ use crate::{binary, logs, wait};
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// How long a server may take to answer its first PING.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long a server may take to stop when asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);

@@ -483,3 +483,51 @@ fn a_leader_whose_followers_are_fenced_acknowledges_nothing_until_they_are_let_g
     }
     assert!(is_error(&leader.client().words("FARKEEP.FENCE"), "ERR"));
 }
+
+/// The leader has not heard of the promotion and goes on with another follower. Nobody was told of anything in the reign that
+/// leads nobody, so the operator can end it with one command.
+#[test]
+fn a_promoted_node_that_committed_nothing_follows_the_leader_that_went_on() {
+    let group = Group::start(2);
+    let [leader, promoted, _] = &group.0[..] else { unreachable!() };
+    promoted.client().expect_ok("REPLICAOF NO ONE");
+    leader.client().expect_ok("SET acknowledged yes");
+    let mut alone = promoted.client();
+    assert!(is_error(&alone.words("SET refused yes"), "NOREPLICAS"));
+    promoted.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", leader.port()));
+    wait_for_link(leader, promoted);
+    wait::until("what was acknowledged to be there", || {
+        promoted.client().words("GET acknowledged").text().as_deref() == Some("yes")
+    });
+    for node in &group.0 {
+        assert!(node.client().words("GET refused").is_null());
+    }
+}
+
+/// What a follower remembers of the others belongs to the address that it has for its leader.
+#[test]
+fn who_came_to_a_promotion_in_vain_goes_back_to_its_leader_by_its_own_address() {
+    let mut group = Group::start(3);
+    let port = group.0[0].port();
+    group.0[2].client().expect_ok(&format!("REPLICAOF localhost {port}"));
+    wait_for_link(&group.0[0], &group.0[2]);
+    wait::until("everybody to know everybody", || {
+        let count = |node: &Server| node.info("farkeep", "farkeep_peers").split(',').count();
+        group.0[1..].iter().all(|node| count(node) == 3)
+    });
+    let peers = group.0[2].info("farkeep", "farkeep_peers");
+    group.0[0].kill();
+    group.0[3].kill();
+    let mut client = group.0[1].client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    // One of the two others is not enough.
+    let replies = client.words("EXEC");
+    let refused = replies.error().is_some() || replies.elements().is_some_and(|all| !all[0].is_ok());
+    assert!(refused, "{replies:?}");
+    assert!(group.0[2].log().contains(&format!("now following leader=127.0.0.1:{}", group.0[1].port())));
+    wait::until("the one that came to be back", || {
+        group.0[2].info("replication", "master_host") == "localhost"
+    });
+    assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), peers);
+}

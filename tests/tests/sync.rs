@@ -292,3 +292,31 @@ fn a_foreign_dataset_is_replaced_only_by_order() {
     assert_filled(&other, 0..1_000, 100);
     other.kill();
 }
+
+/// It has the same log as the other follower, and no image to go with it.
+#[test]
+fn farkeep_failover_passes_over_a_follower_in_the_middle_of_a_sync() {
+    let node = || ServerBuilder::farkeep().args(SMALL_RING).args("--sync-followers 1").expect_log("");
+    let mut leader = node().args("--sync-max-rate 4mb").start();
+    let directive = format!("127.0.0.1 {}", leader.port());
+    let whole = node().directive("replicaof", &directive).start();
+    wait_for_link(&leader, &whole);
+    fill(&leader, 0..40_000, 500);
+    let halfway = node().directive("replicaof", &directive).start();
+    wait::until("a part of the image to be settled", || {
+        number(&halfway, "farkeep", "farkeep_sync_settled_bytes") > 1 << 20
+    });
+    leader.kill();
+    let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
+    command.args(["failover", "--force", "--timeout", "60000"]);
+    for node in [&halfway, &whole] {
+        command.args(["--node", &format!("127.0.0.1:{}", node.port())]);
+    }
+    let done = command.output().expect("it can be run");
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    assert_eq!(whole.info("replication", "role"), "master", "{said}");
+    wait_until_up(&halfway);
+    assert_filled(&halfway, 0..40_000, 500);
+    assert_identical_images(whole, halfway);
+}

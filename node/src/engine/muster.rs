@@ -90,6 +90,10 @@ impl Engine {
         if self.is_leader() {
             return Succession::Open;
         }
+        if self.pool.log().state().mid_sync {
+            // The others are better left with whom they follow.
+            return Succession::Refused("this node is in the middle of a delta sync".to_owned());
+        }
         match self.mustering.take() {
             Some(muster) if muster.failed.is_none() => {
                 self.mustering = Some(muster);
@@ -124,6 +128,10 @@ impl Engine {
     pub fn come_to(&mut self, node: &Node, successor: LeaderAddress) -> Result<Holdings> {
         ensure!(!self.is_leader(), "this node leads");
         ensure!(self.mustering.is_none(), "this node is about to be promoted itself");
+        let former = node.followership().as_ref().map(|follows| PeerAddress {
+            host: follows.leader.host.clone(),
+            port: follows.leader.port.into(),
+        });
         let (epoch, durable) = self.fence(node)?;
         let log = self.pool.log();
         let state = log.state();
@@ -134,6 +142,7 @@ impl Engine {
             promised_epoch: state.promised.get(),
             history: history::to_message(&state.history),
             dataset_id: state.dataset_id.to_vec(),
+            former,
         };
         self.follow(node, successor)?;
         rewrite_config(node);
@@ -360,11 +369,15 @@ fn fetch(client: &mut Client, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Peers that came in vain follow their leader again.
+/// Peers that came in vain follow their leader again, each by the address that it had for it: what a follower remembers of the
+/// others is kept for that address, and without it the follower could not be promoted itself.
 fn send_back(plan: &Plan, come: Vec<Come>) {
-    let LeaderAddress { host, port } = &plan.former;
     for mut peer in come {
-        if let Err(error) = peer.client.must(&["REPLICAOF", host, &port.to_string()]) {
+        let (host, port) = match &peer.holdings.former {
+            Some(PeerAddress { host, port }) => (host.as_str(), port.to_string()),
+            None => (plan.former.host.as_str(), plan.former.port.to_string()),
+        };
+        if let Err(error) = peer.client.must(&["REPLICAOF", host, &port]) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "a peer that came could not be sent back to the leader"

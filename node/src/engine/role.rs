@@ -386,6 +386,15 @@ impl Engine {
     /// When the pool cannot be opened as a follower's.
     pub fn follow(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
         let config = node.config();
+        // Nobody was told of anything in such a reign, so it need not stand between this node and a leader that has gone on
+        // without knowing of the promotion.
+        let idle_reign = match &self.role {
+            Role::Leader(leading) => {
+                let history = self.pool.log().history();
+                history.current().is_some_and(|reign| leading.machine.committed() <= reign.start)
+            }
+            _ => false,
+        };
         {
             let mut replayer = node.replayer.lock();
             if self.is_leader()
@@ -403,6 +412,9 @@ impl Engine {
             bail!("the window could not be taken away from the old leader; the node stops");
         }
         self.drop_role();
+        if idle_reign {
+            recover::disown_reign(&self.pool).context("a reign without a commit could not be given up")?;
+        }
         self.begin_reign();
         self.end_handover(node);
         node.wake_workers();

@@ -7,11 +7,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::history::{Event, Fate, History, value, version_read};
+use super::history::{BULK, Event, Fate, History, value, version_read};
 use crate::client::{Client, Value, encode};
 use crate::sim::Rng;
 
@@ -23,6 +23,8 @@ const REST: Duration = Duration::from_millis(2);
 pub const PAUSE: Duration = Duration::from_micros(300);
 /// How many keys of its own a writer writes again and again.
 const SLOTS: u64 = 8;
+/// How many of those that follow them have long values, and are written only while there is a flood.
+const BULK_SLOTS: u64 = 96;
 
 /// Errors after which a command has not been executed and never will be.
 const REFUSALS: &[&str] = &["READONLY", "NOREPLICAS", "LOADING", "MASTERDOWN", "EXECABORT"];
@@ -38,6 +40,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// How far each writer is, for readers to know what there is.
     positions: Vec<AtomicU64>,
+    /// Bytes that the writers are still to write without rest: enough of them, and whoever is away needs a delta sync.
+    flood: AtomicI64,
     pause: Duration,
     stop: AtomicBool,
     started: Instant,
@@ -61,6 +65,7 @@ impl Clients {
             leader: AtomicUsize::new(0),
             acknowledged: AtomicU64::new(0),
             positions: (0..total).map(|_| AtomicU64::new(0)).collect(),
+            flood: AtomicI64::new(0),
             pause,
             stop: AtomicBool::new(false),
             started: Instant::now(),
@@ -108,6 +113,21 @@ impl Shared {
     /// Time since the run began.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Has the writers write so many bytes of long values.
+    pub fn begin_flood(&self, bytes: u64) {
+        self.flood.store(bytes as i64, Ordering::SeqCst);
+    }
+
+    /// Whether the writers have bytes left to write without rest.
+    pub fn floods(&self) -> bool {
+        self.flood.load(Ordering::SeqCst) > 0
+    }
+
+    /// Lets the writers rest again.
+    pub fn end_flood(&self) {
+        self.begin_flood(0);
     }
 
     fn stopped(&self) -> bool {
@@ -167,7 +187,8 @@ struct Writer {
 
 impl Writer {
     fn new(shared: &Arc<Shared>, number: usize, pinned: Option<usize>, rng: Rng) -> Self {
-        let slots = (0..SLOTS).map(|slot| Slot { key: format!("slot:{number}:{slot}:0"), version: 0 });
+        let short = (0..SLOTS).map(|slot| Slot { key: format!("slot:{number}:{slot}:0"), version: 0 });
+        let long = (0..BULK_SLOTS).map(|slot| Slot { key: format!("{BULK}:{number}:{slot}:0"), version: 0 });
         Self {
             shared: Arc::clone(shared),
             number,
@@ -176,7 +197,7 @@ impl Writer {
             history: History::default(),
             count: 0,
             generation: 0,
-            slots: slots.collect(),
+            slots: short.chain(long).collect(),
             counter: Slot { key: format!("counter:{number}:0"), version: 0 },
         }
     }
@@ -204,7 +225,11 @@ impl Writer {
             match self.attempt(node, &mut client, &attempt) {
                 Ok(Fate::Acknowledged) => {
                     self.shared.acknowledged.fetch_add(1, Ordering::SeqCst);
-                    std::thread::sleep(self.shared.pause);
+                    if self.shared.floods() {
+                        self.note_flood(&attempt);
+                    } else {
+                        std::thread::sleep(self.shared.pause);
+                    }
                 }
                 Ok(Fate::Refused) => {
                     std::thread::sleep(if self.pinned.is_some() { 5 * REST } else { REST });
@@ -217,15 +242,27 @@ impl Writer {
     fn next(&mut self) -> Attempt {
         self.count += 1;
         self.shared.positions[self.number].store(self.count, Ordering::Relaxed);
+        if self.pinned.is_none() && self.shared.floods() {
+            return Attempt::Again((SLOTS + self.rng.below(BULK_SLOTS)) as usize);
+        }
         match self.rng.below(10) {
             0 if self.count > 20 => Attempt::Remove(once(self.number, self.count - 1 - self.rng.below(10))),
             1 | 2 => Attempt::Twins(
                 format!("left:{}:{}", self.number, self.count),
                 format!("right:{}:{}", self.number, self.count),
             ),
-            3 | 4 => Attempt::Again(self.rng.index(self.slots.len())),
+            3 | 4 => Attempt::Again(self.rng.below(SLOTS) as usize),
             5 | 6 => Attempt::Count,
             _ => Attempt::Once(once(self.number, self.count)),
+        }
+    }
+
+    /// One write less of a flood is to come.
+    fn note_flood(&self, attempt: &Attempt) {
+        if let Attempt::Again(slot) = attempt {
+            let slot = &self.slots[*slot];
+            let len = value(&slot.key, slot.version).len();
+            self.shared.flood.fetch_sub(len as i64, Ordering::SeqCst);
         }
     }
 
@@ -262,7 +299,10 @@ impl Writer {
                 let fate = self.judge(node, &key, before + 1, false, reply.as_ref());
                 match fate {
                     Fate::Acknowledged => self.slots[*slot].version += 1,
-                    Fate::Unknown => self.slots[*slot] = self.fresh("slot"),
+                    Fate::Unknown => {
+                        let kind = if *slot < SLOTS as usize { "slot" } else { BULK };
+                        self.slots[*slot] = self.fresh(kind);
+                    }
                     _ => {}
                 }
                 Ok(fate)

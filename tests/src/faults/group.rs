@@ -3,24 +3,29 @@
 //! The operator believes one node to be the leader and promotes by the rule for `n` followers and `sync-followers k`: take
 //! `n - k + 1` of the followers away from the leader, so that it can acknowledge nothing more, and promote the one whose log
 //! ends last: the highest epoch of a last record first, then the highest `durable_lsn`. With two followers and `sync-followers 1` these
-//! are both.
+//! are both. One that is in the middle of a delta sync holds no usable dataset, and nothing that the other one lacks: it counts, and is not promoted.
 
 use std::path::Path as FilePath;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::clients::Shared;
 use super::proxy::{Direction, Path};
-use super::schedule::FollowerFault;
+use super::schedule::{FollowerFault, Schedule};
 use crate::client::{Client, Value};
 use crate::server::{Server, ServerBuilder};
-use crate::{logs, wait};
+use crate::{binary, logs, wait};
 
 /// A leader and two followers.
 pub const NODES: usize = 3;
 
 /// How long the operator waits for what should take a moment. Beyond it the run has failed: something is stuck.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the operator waits for a follower to take over by a transaction before looking for another way.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(20);
+/// `farkeep failover` did nothing, since acknowledged writes could be lost.
+const WOULD_LOSE: i32 = 3;
 
 /// Something that did not come about in time, or should not have.
 #[derive(Debug)]
@@ -48,7 +53,8 @@ pub struct Group {
 
 impl Group {
     /// Starts three nodes of which the first leads, and waits until it has two followers.
-    pub fn start(log_size_mb: u64) -> Outcome<Self> {
+    pub fn start(schedule: &Schedule) -> Outcome<Self> {
+        let Schedule { log_size_mb, sync_max_rate_mb, scrub_interval_s, .. } = schedule;
         let ports: Vec<u16> = (0..NODES).map(|_| crate::server::free_port()).collect();
         let doors: Vec<Path> = ports.iter().map(|&port| Path::to(port)).collect();
         let paths: Vec<Vec<Path>> =
@@ -60,6 +66,7 @@ impl Group {
             let mut builder = ServerBuilder::farkeep()
                 .port(port)
                 .args(&format!("--sync-followers 1 --log-size {log_size_mb}mb"))
+                .args(&format!("--sync-max-rate {sync_max_rate_mb}mb --scrub-interval {scrub_interval_s}"))
                 .args("--repl-timeout 1 --commit-timeout 1000 --log-full-timeout 2000")
                 .args(&format!(
                     "--replica-announce-ip 127.0.0.1 --replica-announce-port {}",
@@ -164,8 +171,9 @@ impl Group {
         !self.dead[at] && !self.frozen[at]
     }
 
-    /// Takes both followers away from the leader and promotes the one whose log ends last. Returns whom.
-    pub fn promote(&mut self, shared: &Shared) -> Outcome<usize> {
+    /// Takes both followers away from the leader and promotes the one whose log ends last. Returns whom; `None` if both are in the
+    /// middle of a delta sync.
+    pub fn promote(&mut self, shared: &Shared) -> Outcome<Option<usize>> {
         let followers = self.followers();
         for at in followers {
             self.revive(at, false)?;
@@ -174,35 +182,90 @@ impl Group {
         let mut ranks = Vec::new();
         for at in followers {
             let mut client = self.client(at)?;
+            if number(&mut client, "farkeep_mid_sync")? == 1 {
+                continue;
+            }
             ranks.push((
                 number(&mut client, "farkeep_log_epoch")?,
                 number(&mut client, "farkeep_durable_lsn")?,
                 at,
             ));
         }
-        let &(.., best) = ranks.iter().max().expect("there are two");
+        let Some(&(.., best)) = ranks.iter().max() else { return Ok(None) };
         self.command(best, &["REPLICAOF", "NO", "ONE"])?;
         self.lead(best, shared);
-        Ok(best)
+        Ok(Some(best))
+    }
+
+    /// Makes the group whole and has the leader hand over by FAILOVER. Returns to whom.
+    pub fn hand_over(&mut self, shared: &Shared) -> Outcome<usize> {
+        let old = self.leader;
+        self.heal_paths();
+        for at in 0..NODES {
+            self.revive(at, false)?;
+        }
+        self.wait_until_whole()?;
+        self.command(old, &["FAILOVER", "TIMEOUT", "10000"])?;
+        self.wait(&format!("node {old} to hand over"), || {
+            self.nodes[old].info("replication", "master_failover_state") == "no-failover"
+        })?;
+        let successor = self.successor().ok_or_else(|| Trouble(format!("node {old} does not hand over")))?;
+        self.lead(successor, shared);
+        Ok(successor)
+    }
+
+    /// Asks `farkeep failover` for another leader. Returns whom it has promoted; `None` if it refuses to, since it cannot be sure
+    /// that nothing is lost (nodes that were restarted do not remember how many there are).
+    pub fn fail_over(&mut self, shared: &Shared) -> Outcome<Option<usize>> {
+        let followers = self.followers();
+        let mut command = Command::new(binary::farkeep());
+        command.args(["failover", "--timeout", "20000"]);
+        self.heal_paths();
+        for at in followers {
+            self.revive(at, false)?;
+            command.args(["--node", &format!("127.0.0.1:{}", self.nodes[at].port())]);
+        }
+        let output = command.output().map_err(|error| Trouble(format!("farkeep failover: {error}")))?;
+        if output.status.code() == Some(WOULD_LOSE) {
+            return Ok(None);
+        }
+        let promoted = self.successor().filter(|_| output.status.success());
+        let promoted = promoted.ok_or_else(|| {
+            let said = [output.stdout, output.stderr].concat();
+            Trouble(format!("farkeep failover: {}\n{}", output.status, String::from_utf8_lossy(&said)))
+        })?;
+        self.lead(promoted, shared);
+        Ok(Some(promoted))
+    }
+
+    /// Which of the followers leads by now.
+    fn successor(&self) -> Option<usize> {
+        let role = |at: usize| self.nodes[at].info("replication", "role");
+        self.followers().into_iter().find(|&at| role(at) == "master")
     }
 
     /// Promotes a follower by the transaction that Sentinel sends, preferably the one with this number among them. It may refuse: if too
-    /// few of the others answer it, or if it has only just begun to follow. Then all are made to answer, and the other is told. Returns whom.
-    pub fn promote_by_transaction(&mut self, preferred: usize, shared: &Shared) -> Outcome<usize> {
+    /// few of the others answer it, or if it has only just begun to follow. Then all are made to answer, and the other is told. Returns whom;
+    /// `None` if both are in the middle of a delta sync.
+    pub fn promote_by_transaction(&mut self, preferred: usize, shared: &Shared) -> Outcome<Option<usize>> {
         let followers = self.followers();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TRANSACTION_LIMIT;
         for attempt in preferred.. {
             let to = followers[attempt % followers.len()];
             self.revive(to, false)?;
             if self.try_promotion(to)? {
                 self.lead(to, shared);
-                return Ok(to);
+                return Ok(Some(to));
             }
             if Instant::now() > deadline {
                 break;
             }
             for at in followers {
                 self.revive(at, false)?;
+            }
+            let syncs = |at: usize| self.nodes[at].info("farkeep", "farkeep_mid_sync") == "1";
+            if followers.into_iter().all(syncs) {
+                return Ok(None);
             }
         }
         Err(Trouble("both followers refuse to be promoted".to_owned()))
@@ -318,6 +381,11 @@ impl Group {
             lines.map(|line| format!("node {at}: {line}")).collect::<Vec<_>>()
         };
         self.nodes.iter().enumerate().flat_map(found).collect()
+    }
+
+    /// How many lines of the nodes' logs contain a text. Unlike what INFO counts it outlives a node.
+    pub fn logged(&self, text: &str) -> u64 {
+        self.nodes.iter().map(|node| node.log().matches(text).count() as u64).sum()
     }
 
     /// Writes the nodes' logs, and what they say of themselves, into a directory.

@@ -62,10 +62,15 @@ pub struct History {
     pub wrong: Vec<String>,
 }
 
+/// Keys whose name begins so have long values.
+pub const BULK: &str = "bulk";
+
 /// The value that stands for a version of a key. It names the key, so that a value under the wrong one is noticed, and is of
-/// many lengths.
+/// many lengths. A long one names its version all along, so that a page of it which is another version's is noticed as well.
 pub fn value(key: &str, version: u64) -> String {
-    format!("{version}:{key}:{}", ".".repeat((version * 31 % 200) as usize))
+    let head = format!("{version}:{key}:");
+    let len = (version * 31 % 200) as usize;
+    if key.starts_with(BULK) { head.repeat(600 + 5 * len) } else { head + &".".repeat(len) }
 }
 
 /// The version that a value stands for.
@@ -80,7 +85,7 @@ pub fn version_read(key: &str, reply: &Value) -> Result<u64, String> {
     match reply {
         Value::Bulk(bytes) => {
             let text = String::from_utf8_lossy(bytes);
-            version_of(key, &text).ok_or_else(|| format!("{key} holds {text:?}, which nobody wrote"))
+            version_of(key, &text).ok_or_else(|| format!("{key} holds {text:.300?}, which nobody wrote"))
         }
         reply if reply.is_null() => Ok(0),
         other => Err(format!("GET {key} answers {other:?}")),

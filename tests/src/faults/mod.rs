@@ -1,12 +1,13 @@
 //! Real processes under random faults, with clients that know what they were told.
 //!
 //! A leader and two followers with `sync-followers 1`, on memory; between every two of them a path that can be cut, stalled and
-//! slowed down ([`proxy`]). A [`schedule`] made from a seed kills, freezes, cuts off and promotes, while [`clients`] write and read on
+//! slowed down ([`proxy`]). In every other run the log is as small as it may be, so that whoever was away needs a delta sync, and what
+//! befalls the nodes next befalls them in the middle of one. A [`schedule`] made from a seed kills, freezes, cuts off, floods and promotes, while [`clients`] write and read on
 //! every node. In the end everything is healed, and then
 //!
 //! * no acknowledged write is lost, no refused one has happened, nothing is undone that anybody has read ([`history`]);
 //! * both followers hold what the leader holds, and all three images are the same bytes;
-//! * every pool is sound, and no node has failed an assertion.
+//! * no scrub has found anything; every pool is sound, and no node has failed an assertion.
 //!
 //! A seed decides what happens, to whom, in which order and after how long a pause; what the scheduler and the network make of it, it does not.
 //! A seed that failed once may have to be run a few times to fail again.
@@ -26,6 +27,10 @@ use history::{Fate, History};
 use schedule::{LeaderFault, Return, Schedule, Step};
 
 use crate::sim::Rng;
+use crate::wait;
+
+/// How long a flood may take.
+const FLOOD_LIMIT: Duration = Duration::from_secs(3);
 
 /// Wrong things that are told.
 const TOLD: usize = 20;
@@ -45,6 +50,16 @@ pub struct Report {
     pub keys: u64,
     /// Promotions.
     pub promotions: u64,
+    /// Promotions by FAILOVER.
+    pub handovers: u64,
+    /// Promotions by `farkeep failover`.
+    pub failovers: u64,
+    /// Delta syncs that followers have begun, anew or where the last one ended.
+    pub syncs_begun: u64,
+    /// Delta syncs that have ended well.
+    pub syncs: u64,
+    /// Scrubs that found nothing. There are no others: nobody damages an image.
+    pub scrubs: u64,
 }
 
 impl Report {
@@ -56,6 +71,11 @@ impl Report {
         self.read += other.read;
         self.keys += other.keys;
         self.promotions += other.promotions;
+        self.handovers += other.handovers;
+        self.failovers += other.failovers;
+        self.syncs_begun += other.syncs_begun;
+        self.syncs += other.syncs;
+        self.scrubs += other.scrubs;
     }
 }
 
@@ -74,13 +94,13 @@ pub struct Failure {
 /// When a promise was broken, or something did not come about.
 pub fn run(seed: u64, evidence: &Path) -> Result<Report, Failure> {
     let mut rng = Rng::new(seed);
-    let schedule = Schedule::new(&mut rng);
+    let schedule = Schedule::new(seed, &mut rng);
     let mut story = Story { started: Instant::now(), lines: Vec::new() };
     story.tell(format!("seed {seed}: {schedule:?}"));
     let mut group = None;
-    let outcome = Group::start(schedule.log_size_mb).and_then(|started| {
+    let outcome = Group::start(&schedule).and_then(|started| {
         let group = group.insert(started);
-        Run { group, promotions: 0, story: &mut story }.all(&schedule, rng.number())
+        Run { group, report: Report::default(), story: &mut story }.all(&schedule, rng.number())
     });
     outcome.map_err(|Trouble(what)| {
         story.tell(what.clone());
@@ -113,7 +133,7 @@ impl Story {
 
 struct Run<'a> {
     group: &'a mut Group,
-    promotions: u64,
+    report: Report,
     story: &'a mut Story,
 }
 
@@ -169,6 +189,9 @@ impl Run<'_> {
             self.group.hit(at, hit.fault);
             pause(hit.lasts_ms);
         }
+        if step.flood_bytes > 0 {
+            self.flood(step.flood_bytes, shared);
+        }
         if let Some(fault) = step.leader {
             self.leader_fault(fault, step, shared)?;
         }
@@ -179,34 +202,70 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Long values, until the leader's ring has gone round, or nobody acknowledges them.
+    fn flood(&mut self, bytes: u64, shared: &Shared) {
+        shared.begin_flood(bytes);
+        let whole = wait::holds_within(FLOOD_LIMIT, || !shared.floods());
+        shared.end_flood();
+        let size = if whole { "all" } else { "a part" };
+        self.story.tell(format!("a flood of {bytes} bytes, {size} of it acknowledged"));
+    }
+
     fn leader_fault(&mut self, fault: LeaderFault, step: &Step, shared: &Shared) -> Outcome {
         let old = self.group.leader();
         self.story.tell(format!("node {old}, the leader: {fault:?}"));
         match fault {
-            LeaderFault::Restart | LeaderFault::Kill => self.group.kill(old),
+            LeaderFault::Restart | LeaderFault::Kill | LeaderFault::KillForFailover => self.group.kill(old),
             LeaderFault::Doze | LeaderFault::Freeze => self.group.freeze(old),
             LeaderFault::Isolate => self.group.isolate(old),
-            LeaderFault::Forsake => {}
+            LeaderFault::Forsake | LeaderFault::HandOver => {}
             LeaderFault::KillAll => (0..group::NODES).for_each(|at| self.group.kill(at)),
         }
         pause(step.leader_ms);
-        match fault {
-            LeaderFault::Restart | LeaderFault::Doze => return self.group.revive(old, true),
-            LeaderFault::KillAll => {
+        let best = match fault {
+            LeaderFault::Restart | LeaderFault::Doze | LeaderFault::KillAll => {
                 return self.group.revive(old, true);
             }
-            LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {}
-        }
-        let best = match step.by_transaction {
-            Some(preferred) => self.group.promote_by_transaction(preferred, shared)?,
-            None => self.group.promote(shared)?,
+            LeaderFault::HandOver => {
+                let successor = self.group.hand_over(shared)?;
+                self.report.handovers += 1;
+                Some(successor)
+            }
+            LeaderFault::KillForFailover => match self.group.fail_over(shared)? {
+                Some(promoted) => {
+                    self.report.failovers += 1;
+                    Some(promoted)
+                }
+                None => self.group.promote(shared)?,
+            },
+            LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {
+                match step.by_transaction {
+                    Some(preferred) => self.group.promote_by_transaction(preferred, shared)?,
+                    None => self.group.promote(shared)?,
+                }
+            }
         };
+        let Some(best) = best else { return self.lead_on(old) };
         self.story.tell(format!("node {best} is promoted"));
-        self.promotions += 1;
+        self.report.promotions += 1;
         let other = self.group.followers().into_iter().find(|&at| at != old).expect("three nodes");
         self.group.revive(other, false)?;
         self.group.follow(other)?;
+        if fault == LeaderFault::HandOver {
+            return self.group.follow(old);
+        }
         self.bring_back(old, step.back)
+    }
+
+    /// Nobody else holds a whole dataset, so the leader has to go on.
+    fn lead_on(&mut self, old: usize) -> Outcome {
+        self.story.tell(format!("nobody can be promoted, node {old} leads on"));
+        self.group.heal_paths();
+        self.group.revive(old, true)?;
+        for at in self.group.followers() {
+            self.group.follow(at)?;
+        }
+        Ok(())
     }
 
     /// What becomes of the leader that was replaced.
@@ -244,6 +303,10 @@ impl Run<'_> {
             wrong.extend(found.into_iter().map(|what| format!("on node {at}, in the end: {what}")));
         }
         wrong.extend(self.group.panics());
+        let mismatches = self.group.logged("a scrub has found and repaired chunks");
+        if mismatches > 0 {
+            wrong.push(format!("{mismatches} scrubs found images that differ, and nobody has damaged any"));
+        }
         if !wrong.is_empty() {
             let count = wrong.len();
             wrong.truncate(TOLD);
@@ -257,7 +320,10 @@ impl Run<'_> {
             unknown: history.count(Fate::Unknown),
             read: history.count(Fate::Read),
             keys: history.keys() as u64,
-            promotions: self.promotions,
+            syncs_begun: self.group.logged("a delta sync begins"),
+            syncs: self.group.logged("a delta sync has ended"),
+            scrubs: self.group.logged("a scrub has ended: the images are the same"),
+            ..self.report
         })
     }
 }

@@ -32,6 +32,10 @@ pub enum LeaderFault {
     Freeze,
     /// Its followers are cut off from it, clients are not; a follower is promoted.
     Isolate,
+    /// Nothing: all is well, and it hands over by FAILOVER.
+    HandOver,
+    /// kill -9, and `farkeep failover` finds it another leader.
+    KillForFailover,
     /// Nothing; a follower is promoted beside it, by somebody who believes it dead, or who wants another leader.
     Forsake,
     /// All three nodes are killed and started again.
@@ -71,6 +75,8 @@ pub struct Step {
     pub leader: Option<LeaderFault>,
     /// How long the leader's trouble lasts before something is done about it.
     pub leader_ms: u64,
+    /// Bytes of long values written while the follower's trouble lasts, if any: more than a small ring holds.
+    pub flood_bytes: u64,
     /// If a follower is promoted: not by the operator's rule but as Sentinel does it, inside a transaction, and just this one.
     pub by_transaction: Option<usize>,
     /// What becomes of a leader that was replaced.
@@ -82,6 +88,10 @@ pub struct Step {
 pub struct Schedule {
     /// Of every node.
     pub log_size_mb: u64,
+    /// Of every node: what a leader sends in delta syncs, per second. 0 is no limit.
+    pub sync_max_rate_mb: u64,
+    /// Of every node: seconds between two scrubs. 0 is never.
+    pub scrub_interval_s: u64,
     /// Writers that follow the leader.
     pub writers: usize,
     /// One after the other.
@@ -89,17 +99,26 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a seed.
-    pub fn new(rng: &mut Rng) -> Self {
+    /// The schedule of a seed; every other one has the smallest ring there is.
+    pub fn new(seed: u64, rng: &mut Rng) -> Self {
         let writers = rng.between(2, 5) as usize;
         let count = rng.between(4, 7);
-        let steps = (0..count).map(|_| Step::new(rng)).collect();
-        Self { log_size_mb: 64, writers, steps }
+        // Then whoever is away for a while needs a delta sync.
+        let small = seed % 2 == 1;
+        let steps = (0..count).map(|_| Step::new(rng, small)).collect();
+        Self {
+            log_size_mb: if small { 4 } else { 64 },
+            // Slow enough for what befalls the nodes to befall them in the middle of one.
+            sync_max_rate_mb: if rng.chance(50) { rng.between(4, 20) } else { 0 },
+            scrub_interval_s: u64::from(rng.chance(40)),
+            writers,
+            steps,
+        }
     }
 }
 
 impl Step {
-    fn new(rng: &mut Rng) -> Self {
+    fn new(rng: &mut Rng, small_ring: bool) -> Self {
         let quiet_writes = if rng.chance(75) { rng.between(20, 300) } else { 0 };
         let quiet_ms = rng.below(60);
         let hit = rng.chance(65).then(|| Hit::new(rng));
@@ -115,12 +134,15 @@ impl Step {
                 LeaderFault::Forsake,
                 LeaderFault::Forsake,
                 LeaderFault::KillAll,
-            ][rng.index(10)]
+                LeaderFault::HandOver,
+                LeaderFault::KillForFailover,
+            ][rng.index(12)]
         });
         let leader_ms = if rng.chance(70) { rng.below(80) } else { rng.below(700) };
         let back = if rng.chance(50) { Return::Told } else { Return::Believing(rng.below(250)) };
         let by_transaction = rng.chance(60).then(|| rng.index(2));
-        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, by_transaction, back }
+        let flood_bytes = if small_ring && rng.chance(60) { rng.between(3 << 20, 9 << 20) } else { 0 };
+        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, flood_bytes, by_transaction, back }
     }
 }
 
@@ -150,8 +172,8 @@ mod tests {
     #[test]
     fn a_seed_means_one_schedule() {
         for seed in 0..50 {
-            assert_eq!(Schedule::new(&mut Rng::new(seed)), Schedule::new(&mut Rng::new(seed)));
+            assert_eq!(Schedule::new(seed, &mut Rng::new(seed)), Schedule::new(seed, &mut Rng::new(seed)));
         }
-        assert_ne!(Schedule::new(&mut Rng::new(1)), Schedule::new(&mut Rng::new(2)));
+        assert_ne!(Schedule::new(1, &mut Rng::new(1)), Schedule::new(3, &mut Rng::new(3)));
     }
 }

@@ -157,6 +157,11 @@ impl Node {
         (self.info.number("farkeep_log_epoch"), self.durable())
     }
 
+    /// Whether it is in the middle of a delta sync: it holds no usable dataset and refuses to be promoted.
+    pub fn is_mid_sync(&self) -> bool {
+        self.info.number("farkeep_mid_sync") == 1
+    }
+
     /// Up to where its log is durable.
     pub fn durable(&self) -> u64 {
         self.info.number("farkeep_durable_lsn")

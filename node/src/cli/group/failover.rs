@@ -196,10 +196,11 @@ impl Run<'_> {
         say!("No leader answers.");
         for node in &followers {
             say!(
-                "  follower {} has epoch {}, durable up to {}",
+                "  follower {} has epoch {}, durable up to {}{}",
                 node.announced(),
                 node.info.text("farkeep_epoch_shown"),
-                node.durable()
+                node.durable(),
+                if node.is_mid_sync() { ", in the middle of a delta sync" } else { "" }
             );
         }
         let first = *followers.first().context("no follower answers either")?;
@@ -207,6 +208,12 @@ impl Run<'_> {
             Some(to) => self.group.find(to).ok_or_else(|| anyhow!("{to} does not answer"))?,
             None => first,
         };
+        if wanted.is_mid_sync() {
+            bail!(
+                "{} is in the middle of a delta sync and cannot lead: let the old leader come back, or name another one",
+                wanted.announced()
+            );
+        }
         if !self.may_promote(known.len(), sync, followers.len(), first, wanted)? {
             return Ok(ExitCode::from(WOULD_LOSE));
         }
@@ -398,12 +405,15 @@ impl Run<'_> {
     }
 }
 
-/// The order in which followers are preferred: the most advanced, then the one with the lower priority that is not 0, as Sentinel
-/// sees it.
-fn place(node: &Node, position: Position) -> (Position, std::cmp::Reverse<u64>) {
+/// The order in which followers are preferred: those that hold a whole dataset, then the most advanced, then the one with the lower
+/// priority that is not 0, as Sentinel sees it.
+///
+/// Who is in the middle of a delta sync may well have the longest log, but no image to go with it. It still counts among the n-k+1: it is
+/// there because the leader's ring has gone past what it once acknowledged, which takes k others that hold all of that.
+fn place(node: &Node, position: Position) -> (bool, Position, std::cmp::Reverse<u64>) {
     let priority = match node.info.number("slave_priority") {
         0 => u64::MAX,
         priority => priority,
     };
-    (position, std::cmp::Reverse(priority))
+    (!node.is_mid_sync(), position, std::cmp::Reverse(priority))
 }
