@@ -260,7 +260,7 @@ impl Group {
 /// What a node says of itself.
 fn ask(address: &Address, login: &Login) -> Result<Fields> {
     let mut client = login.connect(address)?;
-    let text = client.info_text(&["replication", "farkeep"])?;
+    let text = client.info_text(&["clients", "stats", "replication", "farkeep"])?;
     if field_of(&text, "farkeep_version").is_none() {
         bail!("this is not Farkeep");
     }
