@@ -10,7 +10,8 @@ use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolOptions};
 use crate::recover::{
-    Leader, LeaderOptions, RecoverError, join, open_follower, open_leader, promise, survey, truncate,
+    Leader, LeaderOptions, RecoverError, disown_reign, join, open_follower, open_leader, promise, survey,
+    truncate,
 };
 
 pub(crate) fn options(domain: Domain) -> PoolOptions {
@@ -229,6 +230,41 @@ fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
     promise(pool.log(), Epoch::new(8)).unwrap();
     assert!(matches!(promise(pool.log(), Epoch::new(7)), Err(RecoverError::StaleEpoch { .. })));
     assert_eq!(lead(&pool, 3).reign.epoch, Epoch::new(9));
+}
+
+#[test]
+fn a_disowned_reign_leaves_what_was_before_it_and_the_promise() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let committed = put(&mut leader, 1, 40);
+    leader.appender.set_committed_hint(committed);
+    let before = put(&mut leader, 2, 40);
+    leader.appender.persist();
+    drop(leader);
+    disown_reign(&pool).unwrap();
+    assert_eq!(survey(pool.log()).end.lsn, before, "there is no reign before the first one");
+    let mut leader = lead(&pool, 2);
+    assert!(put(&mut leader, 3, 40) > before);
+    leader.appender.persist();
+    drop(leader);
+    disown_reign(&pool).unwrap();
+    drop(pool);
+
+    let double = double.crash(|| 0).unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let state = pool.log().state();
+    assert_eq!((state.history.epoch(), state.promised), (Epoch::new(1), Epoch::new(2)));
+    assert_eq!(open_follower(&pool).unwrap().durable(), before);
+    let mut leader = lead(&pool, 3);
+    assert_eq!((leader.reign.epoch, leader.reign.start), (Epoch::new(3), before));
+    put(&mut leader, 4, 40);
+    let end = leader.appender.persist();
+    assert_eq!(
+        survey(pool.log()).end.lsn,
+        end,
+        "nothing of the disowned reign is left behind the new one's records"
+    );
 }
 
 #[test]

@@ -197,6 +197,15 @@ impl Group {
         Ok(Some(best))
     }
 
+    /// Promotes a follower that nobody follows; whether it is one. It is not if it is in the middle of a delta sync.
+    pub fn promote_rival(&mut self, at: usize) -> Outcome<bool> {
+        self.revive(at, false)?;
+        match self.command(at, &["REPLICAOF", "NO", "ONE"]) {
+            Err(Trouble(why)) if why.contains("in the middle of a synchronisation") => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
     /// Makes the group whole and has the leader hand over by FAILOVER. Returns to whom.
     pub fn hand_over(&mut self, shared: &Shared) -> Outcome<usize> {
         let old = self.leader;

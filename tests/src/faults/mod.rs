@@ -54,6 +54,8 @@ pub struct Report {
     pub handovers: u64,
     /// Promotions by `farkeep failover`.
     pub failovers: u64,
+    /// Followers promoted beside a leader that went on, and told to follow it again.
+    pub rivals: u64,
     /// Delta syncs that followers have begun, anew or where the last one ended.
     pub syncs_begun: u64,
     /// Delta syncs that have ended well.
@@ -73,6 +75,7 @@ impl Report {
         self.promotions += other.promotions;
         self.handovers += other.handovers;
         self.failovers += other.failovers;
+        self.rivals += other.rivals;
         self.syncs_begun += other.syncs_begun;
         self.syncs += other.syncs;
         self.scrubs += other.scrubs;
@@ -219,11 +222,12 @@ impl Run<'_> {
             LeaderFault::Doze | LeaderFault::Freeze => self.group.freeze(old),
             LeaderFault::Isolate => self.group.isolate(old),
             LeaderFault::Forsake | LeaderFault::HandOver => {}
+            LeaderFault::Rival => return self.rival(step),
             LeaderFault::KillAll => (0..group::NODES).for_each(|at| self.group.kill(at)),
         }
         pause(step.leader_ms);
         let best = match fault {
-            LeaderFault::Restart | LeaderFault::Doze | LeaderFault::KillAll => {
+            LeaderFault::Restart | LeaderFault::Doze | LeaderFault::KillAll | LeaderFault::Rival => {
                 return self.group.revive(old, true);
             }
             LeaderFault::HandOver => {
@@ -255,6 +259,18 @@ impl Run<'_> {
             return self.group.follow(old);
         }
         self.bring_back(old, step.back)
+    }
+
+    /// A follower leads nobody for a while. It can acknowledge nothing, so it can follow again, and nothing is lost.
+    fn rival(&mut self, step: &Step) -> Outcome {
+        let at = self.group.followers()[step.by_transaction.unwrap_or(0)];
+        if self.group.promote_rival(at)? {
+            pause(step.leader_ms);
+            self.group.follow(at)?;
+            self.story.tell(format!("node {at} was promoted as well and is told to follow again"));
+            self.report.rivals += 1;
+        }
+        Ok(())
     }
 
     /// Nobody else holds a whole dataset, so the leader has to go on.

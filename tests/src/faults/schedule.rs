@@ -38,6 +38,8 @@ pub enum LeaderFault {
     KillForFailover,
     /// Nothing; a follower is promoted beside it, by somebody who believes it dead, or who wants another leader.
     Forsake,
+    /// Nothing; a follower is promoted beside it, takes what writes it can, and is told to follow it again.
+    Rival,
     /// All three nodes are killed and started again.
     KillAll,
 }
@@ -109,7 +111,7 @@ impl Schedule {
         Self {
             log_size_mb: if small { 4 } else { 64 },
             // Slow enough for what befalls the nodes to befall them in the middle of one.
-            sync_max_rate_mb: if rng.chance(50) { rng.between(4, 20) } else { 0 },
+            sync_max_rate_mb: if rng.chance(50) { rng.between(2, 12) } else { 0 },
             scrub_interval_s: u64::from(rng.chance(40)),
             writers,
             steps,
@@ -136,7 +138,8 @@ impl Step {
                 LeaderFault::KillAll,
                 LeaderFault::HandOver,
                 LeaderFault::KillForFailover,
-            ][rng.index(12)]
+                LeaderFault::Rival,
+            ][rng.index(13)]
         });
         let leader_ms = if rng.chance(70) { rng.below(80) } else { rng.below(700) };
         let back = if rng.chance(50) { Return::Told } else { Return::Believing(rng.below(250)) };
