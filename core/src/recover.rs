@@ -483,10 +483,15 @@ pub fn begin_sync(pool: &Pool, start: SyncStart) -> Result<(), RecoverError> {
     Ok(())
 }
 
-/// Makes what lies at `lsn`, the end of a record, no record.
-fn erase_record(log: &LogMap, lsn: Lsn) -> io::Result<()> {
+/// Makes what lies at `lsn`, the end of a record, no record. Where the ring is full from the checkpoint up to there, its place is
+/// taken by what replaying begins with, and there is no record to be erased.
+pub(crate) fn erase_record(log: &LogMap, lsn: Lsn) -> io::Result<()> {
     const _: () = assert!(MIN_ROOM as usize >= HEADER_LEN);
-    let at = log.file_offset(log.geometry().record_start(lsn));
+    let start = log.geometry().record_start(lsn);
+    if start + HEADER_LEN as u64 > log.checkpoint() + log.geometry().ring_len() {
+        return Ok(());
+    }
+    let at = log.file_offset(start);
     log.region().store(at, &[0; HEADER_LEN]);
     log.region().persist(at, HEADER_LEN)
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::heap::{Heap, Offset, RedoSink};
 use crate::inspect::contents;
-use crate::log::{Geometry, Replid};
+use crate::log::{EpochHistory, Geometry, Position, Reign, Replid};
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolOptions};
 use crate::recover::{
-    Leader, LeaderOptions, RecoverError, disown_reign, join, open_follower, open_leader, promise, survey,
-    truncate,
+    Leader, LeaderOptions, NEVER, RecoverError, SyncStart, begin_sync, disown_reign, erase_record, join,
+    open_follower, open_leader, promise, survey, truncate,
 };
 
 pub(crate) fn options(domain: Domain) -> PoolOptions {
@@ -304,4 +304,62 @@ fn an_image_that_grew_after_the_checkpoint_is_opened_again() {
     assert_eq!(contents(&pool).unwrap().view().root(0), Offset::new(3));
     let leader = lead(&pool, 2);
     assert_eq!(leader.heap.view().root(0), Offset::new(3));
+}
+
+#[test]
+fn a_crash_at_any_point_of_beginning_a_sync_leaves_the_old_pool_or_one_in_mid_sync() {
+    let mut seen = [0; 2];
+    for fuse in 0.. {
+        let double = CrashDouble::new().unwrap();
+        let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+        let mut leader = lead(&pool, 1);
+        for number in 1..=20 {
+            let committed = put(&mut leader, number, 100);
+            leader.appender.persist();
+            leader.appender.set_committed_hint(committed);
+        }
+        drop(leader);
+        let at = Position { lsn: Lsn::new(1 << 20), crc: 7, epoch: Epoch::new(3) };
+        let mut history = EpochHistory::default();
+        history.push(Reign { epoch: Epoch::new(3), replid: Replid([3; 20]), start: Lsn::new(4096) });
+        double.set_fuse(double.points() + fuse);
+        begin_sync(&pool, SyncStart { at, image_len: 8192, history }).unwrap();
+        let whole = !double.blown();
+        drop(pool);
+        let double = double.crash(|| fuse.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7).unwrap();
+        let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+        let mid_sync = pool.log().state().mid_sync;
+        seen[usize::from(mid_sync)] += 1;
+        let follower = open_follower(&pool).unwrap();
+        if mid_sync {
+            assert_eq!((follower.durable(), follower.replayer.applied()), (at.lsn, at.lsn));
+            assert_eq!(follower.consistent_at, NEVER);
+            assert_eq!(follower.replayer.image_len(), 8192);
+            drop(follower);
+            let refused = open_leader(&pool, &LeaderOptions::new(Replid([4; 20]), None));
+            assert!(matches!(refused, Err(RecoverError::MidSync)));
+        } else {
+            assert_eq!(follower.view.root(0), Offset::new(19), "what is known to be committed is there");
+        }
+        if whole {
+            assert!(mid_sync, "it returned");
+            break;
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 0), "both outcomes were seen: {seen:?}");
+}
+
+#[test]
+fn cutting_off_nothing_behind_a_full_ring_spares_what_replaying_begins_with() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    put(&mut leader, 1, 100);
+    leader.appender.persist();
+    let checkpoint = pool.log().checkpoint();
+    // The follower's credit reaches a whole ring beyond its checkpoint, up to where the ring begins anew.
+    let full = checkpoint + pool.log().geometry().ring_len();
+    let first = pool.log().bytes(checkpoint, checkpoint + 64).0.to_vec();
+    erase_record(pool.log(), full).unwrap();
+    assert_eq!(pool.log().bytes(checkpoint, checkpoint + 64).0, first);
 }

@@ -4,7 +4,7 @@ use crate::ci::nextest;
 use xtask::phase::{Outcome, cargo, command, has_cargo_subcommand, root, run, target_dir};
 
 /// How many fresh seeds `sim` runs when nobody says.
-const DEFAULT_SIM_SEEDS: u64 = 200;
+const DEFAULT_SIM_SEEDS: u64 = 2000;
 
 /// How many fault runs `faults` makes when nobody says.
 const DEFAULT_FAULT_RUNS: u64 = 20;

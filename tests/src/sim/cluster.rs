@@ -94,6 +94,19 @@ pub struct Report {
     pub committed: u64,
 }
 
+impl Report {
+    /// Adds what another run has counted.
+    pub fn add(&mut self, other: &Report) {
+        self.acknowledged += other.acknowledged;
+        self.reigns += other.reigns;
+        self.crashes += other.crashes;
+        self.sessions += other.sessions;
+        self.syncs += other.syncs;
+        self.repaired += other.repaired;
+        self.committed += other.committed;
+    }
+}
+
 /// Everything there is.
 #[expect(missing_debug_implementations, reason = "a failure shows the nodes' summaries")]
 pub struct Cluster {
@@ -106,6 +119,8 @@ pub struct Cluster {
     leader: usize,
     /// Pairs of nodes that cannot reach each other until then.
     partitions: Vec<(usize, usize, u64)>,
+    /// Until when a node that is down stays down, whatever the operator does: longer than the ring may reach back.
+    absent: Vec<u64>,
     /// What windows have room for.
     room: Rc<Cell<u64>>,
     oracle: Oracle,
@@ -127,6 +142,7 @@ impl Cluster {
             arrivals: Vec::new(),
             leader: 0,
             partitions: Vec::new(),
+            absent: vec![0; count],
             report: Report::default(),
             calm: false,
             trace,

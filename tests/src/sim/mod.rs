@@ -31,13 +31,13 @@ pub fn run(seed: u64) -> Report {
     let followers = rng.between(1, 3) as usize;
     let segment_len = 4096 << rng.below(2);
     let plan = Plan {
-        ring_len: segment_len * if rng.chance(40) { rng.between(5, 8) } else { 64 },
+        ring_len: segment_len * if rng.chance(75) { rng.between(5, 8) } else { 64 },
         segment_len,
         domain: if rng.chance(8) { Domain::Disk } else { Domain::Pmem },
         leader: Config {
             sync_followers: rng.between(1, followers as u64) as usize,
             on_follower_loss: OnFollowerLoss::Refuse,
-            chunk_len: [16 << 10, 128 << 10, 1 << 20][rng.index(3)],
+            chunk_len: [16 << 10, 64 << 10, 256 << 10][rng.index(3)],
             ..Config::default()
         },
         room: [u64::MAX, 700, 100][rng.index(3)],

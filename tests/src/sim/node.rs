@@ -221,7 +221,7 @@ impl Node {
         let options = PoolOptions {
             log_len: self.plan.ring_len,
             segment_len: self.plan.segment_len,
-            max_image_len: Some(32 << 20),
+            max_image_len: Some(2 << 20),
             durability: Durability::Forced(self.plan.domain),
             ..PoolOptions::new(PathBuf::from(format!("node{}", self.index)), [self.index as u8 + 1; 16])
         };

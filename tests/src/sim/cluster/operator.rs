@@ -83,11 +83,17 @@ impl Cluster {
             self.say(|| format!("node {index} is killed"));
             self.nodes[index].kill(&mut self.oracle);
         }
+        if self.rng.chance(30) {
+            self.absent[index] = self.now_ms + self.rng.between(2_000, 40_000);
+        }
     }
 
     /// A node that is down comes back in the role the operator knows it in; a zombie may learn that it is one.
     fn restart(&mut self, index: usize) {
         if self.nodes[index].is_up() && (index == self.leader || !self.nodes[index].leads()) {
+            return;
+        }
+        if !self.calm && index != self.leader && self.now_ms < self.absent[index] {
             return;
         }
         if self.nodes[index].leads() {
