@@ -87,16 +87,12 @@ fn stopped_follower_is_shown_with_the_stage_at_which_it_stands_still_and_a_dead_
     browser.wait_for("document.querySelector('#verdict').dataset.level === 'info'");
     pair.follower.freeze();
     pair.leader.client().expect_ok("SET k w");
-    browser.wait_for("document.querySelectorAll('.stage')[1]?.dataset.level === 'critical'");
-    let stages =
-        browser.script("return [...document.querySelectorAll('.stage')].map((stage) => stage.dataset.level)");
-    assert_eq!(
-        stages,
-        serde_json::json!(["info", "critical", "critical"]),
-        "it was posted, and is not durable there"
+    // In one look: a follower that is silent for 3 s is given up, and then the page says that.
+    browser.wait_for(
+        "[...document.querySelectorAll('.stage')].map((stage) => stage.dataset.level).join() === 'info,critical,critical' \
+         && document.querySelector('#verdict-text').textContent.includes('(durable)') \
+         && document.querySelector('#risk').textContent !== '0 B'",
     );
-    assert!(browser.text("#verdict-text").contains("(durable)"), "{}", browser.text("#verdict-text"));
-    assert_ne!(browser.text("#risk"), "0 B", "what was acknowledged is here only");
     let before = browser.text(".stage .lag");
     picture(&browser, "stopped");
     pair.follower.kill();
