@@ -47,8 +47,6 @@ pub struct Group {
     nowhere: Path,
     /// Who leads, as far as the operator knows.
     leader: usize,
-    /// The epoch that it began with.
-    reign: u64,
     frozen: [bool; NODES],
     dead: [bool; NODES],
 }
@@ -83,18 +81,9 @@ impl Group {
                 Trouble(format!("node {at} does not start ({:?}):\n{}", failure.status, failure.log))
             })?);
         }
-        let mut group = Self {
-            nodes,
-            paths,
-            doors,
-            nowhere,
-            leader: 0,
-            reign: 0,
-            frozen: [false; NODES],
-            dead: [false; NODES],
-        };
+        let group =
+            Self { nodes, paths, doors, nowhere, leader: 0, frozen: [false; NODES], dead: [false; NODES] };
         group.wait_until_whole()?;
-        group.reign = number(&mut group.client(0)?, "farkeep_epoch")?;
         Ok(group)
     }
 
@@ -204,7 +193,7 @@ impl Group {
         }
         let Some(&(.., best)) = ranks.iter().max() else { return Ok(None) };
         self.command(best, &["REPLICAOF", "NO", "ONE"])?;
-        self.lead(best, shared)?;
+        self.lead(best, shared);
         Ok(Some(best))
     }
 
@@ -230,7 +219,7 @@ impl Group {
             self.nodes[old].info("replication", "master_failover_state") == "no-failover"
         })?;
         let successor = self.successor().ok_or_else(|| Trouble(format!("node {old} does not hand over")))?;
-        self.lead(successor, shared)?;
+        self.lead(successor, shared);
         Ok(successor)
     }
 
@@ -254,7 +243,7 @@ impl Group {
             let said = [output.stdout, output.stderr].concat();
             Trouble(format!("farkeep failover: {}\n{}", output.status, String::from_utf8_lossy(&said)))
         })?;
-        self.lead(promoted, shared)?;
+        self.lead(promoted, shared);
         Ok(Some(promoted))
     }
 
@@ -274,7 +263,7 @@ impl Group {
             let to = followers[attempt % followers.len()];
             self.revive(to, false)?;
             if self.try_promotion(to)? {
-                self.lead(to, shared)?;
+                self.lead(to, shared);
                 return Ok(Some(to));
             }
             if Instant::now() > deadline {
@@ -287,10 +276,10 @@ impl Group {
             if followers.into_iter().all(syncs) {
                 return Ok(None);
             }
-            let epoch = |at: usize| number(&mut self.client(at)?, "farkeep_log_epoch");
-            if attempt > preferred && epoch(followers[0])?.max(epoch(followers[1])?) < self.reign {
-                // The leader was lost before it had told anybody who follows it, and they rightly refuse. It has
-                // acknowledged nothing yet; but that is for the operator to say.
+            let untold = |at: usize| self.nodes[at].info("farkeep", "farkeep_peers").is_empty();
+            if attempt > preferred && followers.into_iter().all(untold) {
+                // The leader was lost before it had told anybody who follows it, and they rightly refuse: who else
+                // holds what is for the operator to say.
                 return self.promote(shared);
             }
         }
@@ -313,12 +302,10 @@ impl Group {
         Ok(reply.elements().is_some_and(|items| items.iter().all(Value::is_ok)))
     }
 
-    fn lead(&mut self, at: usize, shared: &Shared) -> Outcome {
+    fn lead(&mut self, at: usize, shared: &Shared) {
         self.leader = at;
-        self.reign = number(&mut self.client(at)?, "farkeep_epoch")?;
         self.nodes[at].lead();
         shared.leader.store(at, Ordering::SeqCst);
-        Ok(())
     }
 
     /// Tells a node to follow the leader.
