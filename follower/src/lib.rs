@@ -21,4 +21,4 @@ pub use farkeep_fabric::Identity;
 pub use follower::{Action, Config, Follower, Holdings, Link, Standing};
 pub use join::JoinError;
 pub use promote::{PromoteError, Promotion};
-pub use sync_target::TargetProgress;
+pub use sync_target::{TargetProgress, take_step};

@@ -10,9 +10,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use farkeep_core::chunk;
+use farkeep_core::log::LogMap;
 use farkeep_core::lsn::Lsn;
+use farkeep_core::replay::{ReplayError, Replayer};
 use farkeep_proto::control::{Chunk, ChunkOutcome, ChunkStep};
-use farkeep_proto::window::{MAX_CHUNK_LEN, STAGING_SLOTS};
+use farkeep_proto::window::{MAX_CHUNK_LEN, STAGING_SLOTS, staging_at};
 
 /// The most steps that a leader may say ahead.
 const MAX_QUEUED: usize = 4096;
@@ -28,6 +31,63 @@ pub struct TargetProgress {
     pub received_bytes: u64,
     /// Chunks that were not the leader's.
     pub differing: u64,
+}
+
+/// Takes a step that is due, on the image that `replayer` carries along. Except for `Compare` nobody may read the image meanwhile.
+/// In a scrub a difference is damage, and said to be in the log.
+///
+/// # Errors
+/// [`ReplayError`] when the end of a sync cannot be noted persistently; the node must stop writing.
+pub fn take_step(
+    chunk: &Chunk,
+    replayer: &mut Replayer,
+    log: &LogMap,
+    scrub: bool,
+) -> Result<ChunkOutcome, ReplayError> {
+    let (offset, len) = (chunk.offset, u64::from(chunk.len));
+    let lsn = replayer.applied();
+    let report_difference = || {
+        if scrub {
+            tracing::error!(
+                %lsn,
+                offset,
+                len,
+                "the image is not the leader's here: it is damaged, and will be repaired from the leader"
+            );
+        }
+    };
+    Ok(match chunk.step() {
+        ChunkStep::Begin => ChunkOutcome::Ready,
+        ChunkStep::Compare => match replayer.chunk(offset, len) {
+            Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
+            _ => {
+                report_difference();
+                ChunkOutcome::Differs
+            }
+        },
+        ChunkStep::Zero => {
+            if !replayer.chunk(offset, len).is_some_and(chunk::is_zero) {
+                report_difference();
+                replayer.zero_chunk(offset, len);
+            }
+            ChunkOutcome::Taken
+        }
+        ChunkStep::Stored => {
+            let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
+            if chunk::hash(bytes) == chunk.hash {
+                replayer.store_chunk(offset, bytes);
+                ChunkOutcome::Taken
+            } else {
+                tracing::warn!(%lsn, offset, "a chunk of the leader's image did not arrive whole; asking again");
+                ChunkOutcome::Torn
+            }
+        }
+        ChunkStep::End => {
+            replayer.end_sync()?;
+            ChunkOutcome::Done
+        }
+        ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
+    })
 }
 
 #[derive(Debug)]

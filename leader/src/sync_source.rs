@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use farkeep_core::chunk::{self, Digest};
 use farkeep_core::lsn::Lsn;
+use farkeep_core::replay::Replayer;
 use farkeep_fabric::{LogBytes, Ticket};
 use farkeep_proto::control::{Chunk, ChunkAnswer, ChunkOutcome, ChunkStep};
 use farkeep_proto::window::{MAX_CHUNK_LEN, STAGING_SLOTS, staging_at};
@@ -69,6 +70,26 @@ pub struct ChunkRead {
     pub digest: Digest,
     /// The bytes, for [`Job::Send`].
     pub bytes: Vec<u8>,
+}
+
+impl ChunkRead {
+    /// Does a job of a walk whose chunks have this length, on the image that `replayer` carries along.
+    pub fn of(job: Job, chunk_len: u64, replayer: &Replayer) -> Self {
+        let (at, image_len) = (replayer.applied(), replayer.image_len());
+        let bytes_at = |offset: u64| {
+            let len = chunk::end(offset, chunk_len, image_len).saturating_sub(offset);
+            replayer.chunk(offset, len).unwrap_or_default()
+        };
+        let (digest, bytes) = match job {
+            Job::Look => (Digest::Zero, Vec::new()),
+            Job::Compare { offset } => (Digest::of(bytes_at(offset)), Vec::new()),
+            Job::Send { offset, .. } => {
+                let bytes = bytes_at(offset).to_vec();
+                (Digest::of(&bytes), bytes)
+            }
+        };
+        Self { at, image_len, digest, bytes }
+    }
 }
 
 /// How a walk goes.

@@ -8,14 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use farkeep_core::chunk;
 use farkeep_core::heap::ImageSource;
-use farkeep_core::log::LogMap;
 use farkeep_core::lsn::Lsn;
 use farkeep_core::replay::{ReplayError, Replayer};
-use farkeep_follower::Action;
-use farkeep_proto::control::{Chunk, ChunkOutcome, ChunkStep};
-use farkeep_proto::window::staging_at;
+use farkeep_follower::{Action, take_step};
+use farkeep_proto::control::{ChunkOutcome, ChunkStep};
 use parking_lot::MutexGuard;
 
 use crate::engine::Engine;
@@ -128,17 +125,18 @@ fn follow(
     engine.follower_applied(node, replayer.image_len(), replayer.applied());
     let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
     node.marks.publish(applied, checkpoint);
-    let (due, log) = match &mut *node.followership() {
+    let (due, log, scrub) = match &mut *node.followership() {
         Some(follows) => {
             follows.machine.replayed(applied, checkpoint);
-            (follows.machine.chunk_due(applied), Arc::clone(&follows.log))
+            let due = follows.machine.chunk_due(applied);
+            (due, Arc::clone(&follows.log), !follows.machine.is_mid_sync())
         }
         None => return Ok(worked),
     };
     let Some(chunk) = due else { return Ok(worked) };
     // Clients may go on reading while bytes are only compared.
     let engine = (chunk.step() != ChunkStep::Compare).then_some(engine);
-    let outcome = take_step(node, replayer, &log, &chunk)?;
+    let outcome = take_step(&chunk, replayer, &log, scrub)?;
     let mut speaker = None;
     let mut answers = Vec::new();
     if let Some(follows) = &mut *node.followership() {
@@ -158,62 +156,6 @@ fn follow(
         }
     }
     Ok(true)
-}
-
-/// Takes a step of a walk over the image, which is at its position.
-fn take_step(
-    node: &Node,
-    replayer: &mut Replayer,
-    log: &LogMap,
-    chunk: &Chunk,
-) -> Result<ChunkOutcome, ReplayError> {
-    let (offset, len) = (chunk.offset, u64::from(chunk.len));
-    let at = replayer.applied();
-    Ok(match chunk.step() {
-        ChunkStep::Begin => ChunkOutcome::Ready,
-        ChunkStep::Compare => match replayer.chunk(offset, len) {
-            Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
-            _ => {
-                report_difference(node, at, chunk);
-                ChunkOutcome::Differs
-            }
-        },
-        ChunkStep::Zero => {
-            if !replayer.chunk(offset, len).is_some_and(chunk::is_zero) {
-                report_difference(node, at, chunk);
-                replayer.zero_chunk(offset, len);
-            }
-            ChunkOutcome::Taken
-        }
-        ChunkStep::Stored => {
-            let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
-            if chunk::hash(bytes) == chunk.hash {
-                replayer.store_chunk(offset, bytes);
-                ChunkOutcome::Taken
-            } else {
-                tracing::warn!(lsn = %at, offset, "a chunk of the leader's image did not arrive whole; asking again");
-                ChunkOutcome::Torn
-            }
-        }
-        ChunkStep::End => {
-            replayer.end_sync()?;
-            ChunkOutcome::Done
-        }
-        ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
-    })
-}
-
-/// A chunk is not the leader's: what a sync is for, and in a scrub a sign of damage.
-fn report_difference(node: &Node, at: Lsn, chunk: &Chunk) {
-    let scrub = node.followership().as_ref().is_some_and(|follows| !follows.machine.is_mid_sync());
-    if scrub {
-        tracing::error!(
-            lsn = %at,
-            offset = chunk.offset,
-            len = chunk.len,
-            "the image is not the leader's here: it is damaged, and will be repaired from the leader"
-        );
-    }
 }
 
 /// Takes the image towards `target`, and a checkpoint when one is due. `cursor` is how much of it a delta sync has settled, while

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use farkeep_core::chunk::{self, Digest};
 use farkeep_leader::FollowerId;
 use farkeep_leader::sync_source::{ChunkRead, Job, Purpose};
 
@@ -65,7 +64,8 @@ impl Walker {
         let may_send = Instant::now() >= self.may_send_at;
         let Some((id, job, purpose, chunk_len)) = self.next(may_send) else { return false };
         self.last = Some(id);
-        let Some(read) = self.read(job, chunk_len) else { return false };
+        let read = node.replayer.lock().as_ref().map(|replayer| ChunkRead::of(job, chunk_len, replayer));
+        let Some(read) = read else { return false };
         self.pace(purpose, &read, job, chunk_len);
         let mut engine = node.engine.lock();
         if let Some((leader, sessions)) = engine.leading() {
@@ -88,27 +88,6 @@ impl Walker {
         let (id, job) = leader.walk_job(applied, self.last, may_send)?;
         let (purpose, _) = leader.follower(id)?.walk()?;
         Some((id, job, purpose, leader.config().chunk_len))
-    }
-
-    /// Reads the image for a job; `None` while there is none.
-    fn read(&self, job: Job, chunk_len: u64) -> Option<ChunkRead> {
-        let guard = self.node.replayer.lock();
-        let replayer = guard.as_ref()?;
-        let (at, image_len) = (replayer.applied(), replayer.image_len());
-        let bytes_at = |offset: u64| {
-            let len = chunk::end(offset, chunk_len, image_len).saturating_sub(offset);
-            replayer.chunk(offset, len).unwrap_or_default()
-        };
-        let (digest, bytes) = match job {
-            Job::Look => (Digest::Zero, Vec::new()),
-            Job::Compare { offset } => (Digest::of(bytes_at(offset)), Vec::new()),
-            Job::Send { offset, .. } => {
-                let bytes = bytes_at(offset).to_vec();
-                drop(guard);
-                (Digest::of(&bytes), bytes)
-            }
-        };
-        Some(ChunkRead { at, image_len, digest, bytes })
     }
 
     /// Puts off what comes next, by as long as what was done may take.

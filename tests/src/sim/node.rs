@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use farkeep_core::chunk::{self, Digest};
 use farkeep_core::heap::{CommitError, View};
 use farkeep_core::log::{EpochHistory, Geometry, Position, Replid, Tail};
 use farkeep_core::lsn::{Epoch, Lsn, Watermarks};
@@ -20,12 +19,11 @@ use farkeep_core::replay::Replayer;
 use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
 use farkeep_fabric::{Identity, LogMemory, LogWindow, RemoteWindow, Window, history};
-use farkeep_follower::{Follower, Holdings, Progress};
-use farkeep_leader::sync_source::{ChunkRead, Job};
+use farkeep_follower::{Follower, Holdings, Progress, take_step};
+use farkeep_leader::sync_source::ChunkRead;
 use farkeep_leader::{self as leader, FollowerId, HeldReplies, Leader, LocalWatermarks};
-use farkeep_proto::control::{self, BeginSync, ChunkOutcome, ChunkStep, FabricOffer};
+use farkeep_proto::control::{self, BeginSync, ChunkOutcome, FabricOffer};
 use farkeep_proto::redo::FORMAT_VERSION;
-use farkeep_proto::window::staging_at;
 
 use super::oracle::Oracle;
 use super::rng::Rng;
@@ -399,16 +397,7 @@ impl Node {
             let may_read = rng.chance(90);
             let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, may_read) else { break };
             *walked = Some(id);
-            let image_len = replayer.image_len();
-            let bytes = match job {
-                Job::Look => Vec::new(),
-                Job::Compare { offset } | Job::Send { offset, .. } => {
-                    let len = chunk::end(offset, chunk_len, image_len).saturating_sub(offset);
-                    replayer.chunk(offset, len).unwrap_or_default().to_vec()
-                }
-            };
-            let digest = Digest::of(&bytes);
-            machine.walk_done(id, job, ChunkRead { at: replayer.applied(), image_len, digest, bytes });
+            machine.walk_done(id, job, ChunkRead::of(job, chunk_len, replayer));
         }
         while let Some((id, body)) = machine.walk_message() {
             if let Some(conn) = conns.iter().find(|conn| conn.id == Some(id)) {
@@ -427,31 +416,12 @@ impl Node {
         let replayer = &mut opened.replayer;
         let applied = replayer.applied();
         let Some(chunk) = following.machine.chunk_due(applied) else { return false };
-        let (offset, len) = (chunk.offset, u64::from(chunk.len));
-        let outcome = match chunk.step() {
-            ChunkStep::Begin => ChunkOutcome::Ready,
-            ChunkStep::Compare => match replayer.chunk(offset, len) {
-                Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
-                _ => ChunkOutcome::Differs,
-            },
-            ChunkStep::Zero => {
-                replayer.zero_chunk(offset, len);
-                ChunkOutcome::Taken
-            }
-            ChunkStep::Stored => {
-                let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
-                assert_eq!(chunk::hash(bytes), chunk.hash, "a chunk is announced when it has arrived");
-                replayer.store_chunk(offset, bytes);
-                ChunkOutcome::Taken
-            }
-            ChunkStep::End => {
-                replayer.end_sync().expect("a double's persist");
-                self.looked_at.set(None);
-                self.damaged = false;
-                ChunkOutcome::Done
-            }
-            ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
-        };
+        let outcome = take_step(&chunk, replayer, &log, false).expect("a double's persist");
+        assert_ne!(outcome, ChunkOutcome::Torn, "a chunk is announced when it has arrived");
+        if outcome == ChunkOutcome::Done {
+            self.looked_at.set(None);
+            self.damaged = false;
+        }
         if self.double.blown() {
             return false;
         }
