@@ -18,7 +18,7 @@ use farkeep_leader::sync_source::{ChunkRead, Job, Purpose};
 use crate::node::Node;
 
 /// Sleep while no walk is under way; a new one wakes the thread.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(60);
 /// Sleep while a walk waits for an answer, a slot, or the image to move.
 const PAUSE: Duration = Duration::from_millis(2);
 /// A scrub reads so many bytes a second: it has no hurry.
@@ -84,7 +84,11 @@ impl Walker {
     fn next(&self, may_send: bool) -> Option<(FollowerId, Job, Purpose, u64)> {
         let applied = self.node.marks.applied();
         let mut engine = self.node.engine.lock();
-        let (leader, _) = engine.leading()?;
+        let Some((leader, _)) = engine.leading() else {
+            // Walks end with the reign.
+            self.node.walking.store(false, Ordering::Release);
+            return None;
+        };
         let (id, job) = leader.walk_job(applied, self.last, may_send)?;
         let (purpose, _) = leader.follower(id)?.walk()?;
         Some((id, job, purpose, leader.config().chunk_len))
