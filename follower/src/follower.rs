@@ -563,8 +563,26 @@ impl Follower {
         self.book.replayed(applied, checkpoint);
     }
 
-    /// Time has passed. To be called at least every [`Config::status_interval_ms`] while something moves, and every
-    /// 100 ms otherwise.
+    /// How long [`Follower::tick`] has nothing to do, unless something else happens before.
+    pub fn rest_ms(&self, now_ms: u64) -> u64 {
+        let left = |since_ms: u64, limit_ms: u64| (since_ms + limit_ms).saturating_sub(now_ms);
+        match &self.state {
+            State::Detached => u64::MAX,
+            State::Waiting { until_ms } => left(*until_ms, 0),
+            State::Connecting { since_ms } | State::Joining { since_ms } => {
+                left(*since_ms, self.config.join_timeout_ms)
+            }
+            State::Following(session) => {
+                let silence = left(session.last_heard_ms, session.deadline_ms);
+                if session.last_status == self.book.progress() {
+                    return silence;
+                }
+                silence.min(left(session.last_status_ms, self.config.status_interval_ms))
+            }
+        }
+    }
+
+    /// Time has passed. To be called at the end of [`Follower::rest_ms`] at the latest, which is soon once something has moved.
     pub fn tick(&mut self, now_ms: u64) -> Vec<Action> {
         let waited = |since_ms: u64| now_ms.saturating_sub(since_ms) >= self.config.join_timeout_ms;
         match &self.state {

@@ -31,8 +31,10 @@ use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
 use crate::throttle::Throttle;
 
-/// Longest wait for the leader's socket before time is looked at.
+/// Wait for the leader's socket while something else is looked for that does not wake this thread.
 const TICK: Duration = Duration::from_millis(20);
+/// Longest sleep while nothing is due.
+const REST_MS: u64 = 500;
 /// Longest wait for a connection or for an answer to AUTH and the like.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same while a role is about to change hands: clients wait.
@@ -238,7 +240,7 @@ impl Link {
             }
         }
         if wanted.is_none() {
-            self.node.link.wait(IDLE);
+            self.sleep(IDLE);
             return;
         }
         let actions = self.with_machine(Follower::tick);
@@ -246,7 +248,8 @@ impl Link {
         self.ask_for_handover();
         self.decline_handover();
         if self.control.is_none() {
-            self.node.link.wait(TICK);
+            let rest = self.rest();
+            self.sleep(rest);
             return;
         }
         match self.receive() {
@@ -336,6 +339,7 @@ impl Link {
                 let leader = self.leader.clone().context("nobody to follow")?;
                 let mut stream = connect(&leader, &self.node.config())?;
                 request(&mut stream, &[b"FARKEEP.REPLICATE"])?;
+                // It is read when there is something to read. The limit is for a stream that says so and has nothing.
                 stream.set_read_timeout(Some(TICK))?;
                 let speaker = Speaker(Arc::new(Mutex::new(stream.try_clone()?)));
                 if let Some(follows) = &mut *self.node.followership() {
@@ -427,15 +431,35 @@ impl Link {
         }
     }
 
-    fn receive(&mut self) -> Result<()> {
+    /// How long nothing needs to be done unless this thread is woken.
+    fn rest(&self) -> Duration {
         let now_ms = self.node.now().ms;
-        let handing_over = match &*self.node.followership() {
-            Some(Followership { handover: Some(handover), .. }) => handover.is_pressing(now_ms),
-            Some(_) => false,
-            None => true,
+        self.node.link.set_resting(true);
+        let rest = match &*self.node.followership() {
+            Some(Followership { handover: Some(handover), .. }) if handover.is_pressing(now_ms) => BRISK_TICK,
+            Some(follows) => Duration::from_millis(follows.machine.rest_ms(now_ms).clamp(1, REST_MS)),
+            None => BRISK_TICK,
         };
+        let rest = if self.trial.is_some() { rest.min(TICK) } else { rest };
+        if rest <= TICK {
+            self.node.link.set_resting(false);
+        }
+        rest
+    }
+
+    fn sleep(&self, timeout: Duration) {
+        if let Err(error) = self.node.link.wait(timeout) {
+            tracing::error!(%error, "the link's thread cannot sleep");
+            std::thread::sleep(timeout);
+        }
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let rest = self.rest();
         let (stream, _) = self.control.as_mut().context("no control connection")?;
-        stream.set_read_timeout(Some(if handing_over { BRISK_TICK } else { TICK }))?;
+        if !self.node.link.wait_for(stream.as_fd(), rest)? {
+            return Ok(());
+        }
         let mut buffer = [0u8; 16 * 1024];
         match stream.read(&mut buffer) {
             Ok(0) => bail!("the leader closed the connection"),
@@ -520,7 +544,11 @@ impl Link {
         match (said.step(), &mut follows.handover) {
             // Its answer is on the way already.
             (HandoverStep::Offer, Some(handover)) if handover.is_pressing(now_ms) => {}
-            (HandoverStep::Offer, handover) => *handover = Some(Handover::new(now_ms, true)),
+            (HandoverStep::Offer, handover) => {
+                *handover = Some(Handover::new(now_ms, true));
+                // A quiet follower's cron is slow.
+                self.node.wake_workers();
+            }
             (HandoverStep::Grant, Some(handover)) if handover.request() == said.request => {
                 handover.end = Some(Lsn::new(said.end_lsn));
                 if handover.offered {
@@ -688,6 +716,7 @@ fn serve_tcp(node: &Arc<Node>, stream: &TcpStream, mut window: LogWindow, open: 
     let Err(error) = tcp::serve(stream.as_fd(), &mut window, |_, burst| take_burst(node, burst));
     tracing::debug!(%error, "the window connection ended");
     drop(open);
+    node.link.raise();
 }
 
 /// Finds what one-sided stores have brought, by the tail cell.

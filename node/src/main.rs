@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod cli;
 mod clients;
 mod commands;

@@ -12,6 +12,7 @@ use farkeep_keystore::command::Command;
 use farkeep_keystore::command::table::flag;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
+use crate::alarm::Alarm;
 use crate::clients::{Client, ClientKind, Clients};
 use crate::config::Config;
 use crate::engine::{Engine, Opened};
@@ -199,7 +200,7 @@ pub struct Node {
     /// The end of the log from which on the log writer wants to be woken: its group is complete then.
     pub log_group: AtomicU64,
     /// A new role for the link thread.
-    pub link: Signal,
+    pub link: Alarm,
     /// A walk over the image is under way (leader only).
     pub walking: AtomicBool,
     /// Work for the walker.
@@ -254,7 +255,7 @@ impl Node {
             replay: Signal::default(),
             log_writer: Signal::default(),
             log_group: AtomicU64::new(0),
-            link: Signal::default(),
+            link: Alarm::new()?,
             walking: AtomicBool::new(false),
             walk: Signal::default(),
             run_id,

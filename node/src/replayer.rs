@@ -32,6 +32,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const IDLE_LOOKS: u32 = 20;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(250);
+/// The same while it is to stand still.
+const PAUSED_SLEEP: Duration = Duration::from_secs(1);
 
 /// Runs until the node stops; a last checkpoint makes the next start short.
 pub fn run(node: &Arc<Node>) {
@@ -39,7 +41,7 @@ pub fn run(node: &Arc<Node>) {
     while !node.stopping.load(Ordering::Acquire) {
         grow_ahead(node);
         if node.replay_paused.load(Ordering::Relaxed) {
-            node.replay.wait(SLEEP);
+            node.replay.wait(PAUSED_SLEEP);
             continue;
         }
         match step(node, idle_looks >= IDLE_LOOKS) {
@@ -125,6 +127,10 @@ fn follow(
     engine.follower_applied(node, replayer.image_len(), replayer.applied());
     let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
     node.marks.publish(applied, checkpoint);
+    if worked {
+        // The leader is to hear of it: it gives the log's space to new records.
+        node.link.raise_if_resting();
+    }
     let (due, log, scrub) = match &mut *node.followership() {
         Some(follows) => {
             follows.machine.replayed(applied, checkpoint);

@@ -190,6 +190,7 @@ pub fn debug(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         }
         [_, _, flag] if is("set-replay") => {
             call.node.replay_paused.store(leading_float(flag) as i64 == 0, Ordering::Relaxed);
+            call.node.replay.raise();
             ok(call)
         }
         [_, _, key] if is("object") => debug_object(call, key),

@@ -17,7 +17,7 @@ use crate::link::{TailWatch, take_burst};
 use crate::node::{Node, OpenWindow};
 
 /// How often the window is looked at while there is no use for what would be found.
-const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_secs(1);
 
 /// A window that a session's leader may write to, or is about to.
 #[derive(Debug)]

@@ -50,8 +50,10 @@ const UNCONFIRMED: &str =
     "-NOREPLICAS the write was not confirmed by enough followers in time; its fate is unknown\r\n";
 /// What a client is told whose write was not committed before this node stopped leading.
 const DEMOTED: &str = "-UNBLOCKED the node is no longer the leader; the write's fate is unknown\r\n";
-/// Longest wait: the cron runs ten times a second at least.
+/// The cron runs ten times a second at least, where anything happens.
 const CRON_PERIOD_MS: u64 = 100;
+/// The same on a follower's worker to which nothing has happened since the last time. The longest wait.
+const QUIET_CRON_PERIOD_MS: u64 = 1000;
 /// Keys whose memory is asked for before the first of their commands is executed: what the nearest caches hold.
 const LOOK_AHEAD_KEYS: usize = 64;
 /// Commands of one connection that are looked at ahead.
@@ -232,7 +234,7 @@ impl Worker {
     }
 
     fn timeout_ms(&self) -> u64 {
-        let mut timeout = self.next_cron_ms.saturating_sub(self.now.ms).min(CRON_PERIOD_MS);
+        let mut timeout = self.next_cron_ms.saturating_sub(self.now.ms).min(QUIET_CRON_PERIOD_MS);
         if self.node.tail_pending.load(Ordering::Relaxed) {
             timeout = timeout.min(TAIL_DELAY_MS);
         }
@@ -269,6 +271,10 @@ impl Worker {
             self.node.workers[self.index].waker.drain();
             self.take_messages()?;
         }
+        let quiet = self.ready.is_empty() && self.runnable.is_empty() && self.blocked.is_empty();
+        if !quiet {
+            self.next_cron_ms = self.next_cron_ms.min(self.now.ms + CRON_PERIOD_MS);
+        }
         let cron = self.now.ms >= self.next_cron_ms;
         if woken
             || cron
@@ -283,13 +289,19 @@ impl Worker {
             self.speak_to_followers();
         }
         if cron {
-            self.next_cron_ms = self.now.ms + CRON_PERIOD_MS;
+            let rests = quiet && self.held.is_empty() && self.follows_in_peace();
+            self.next_cron_ms = self.now.ms + if rests { QUIET_CRON_PERIOD_MS } else { CRON_PERIOD_MS };
             self.cron();
         }
         self.release_held();
         self.flush();
         self.count();
         Ok(())
+    }
+
+    /// Whether this node follows, and nothing is about to change that. Whoever is about to wakes the workers.
+    fn follows_in_peace(&self) -> bool {
+        matches!(&*self.node.followership(), Some(follows) if follows.handover.is_none() && !follows.fenced)
     }
 
     fn count(&mut self) {
