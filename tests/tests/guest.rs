@@ -67,7 +67,7 @@ fn guest_rdma_device_is_up() {
 #[ignore = "needs the guest: cargo xtask guest --suite"]
 fn guest_a_write_survives_its_leader_on_persistent_memory() {
     let pools = tempfile::tempdir_in(guest::fsdax()).unwrap();
-    let [leader_log, follower_log] = guest::devdax();
+    let [leader_log, follower_log] = guest::blank_devdax();
     let node = |name: &str, log: &Path| {
         ServerBuilder::farkeep()
             .pool(&pools.path().join(name))

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{LINK_TROUBLE, wait_for_link};
@@ -29,7 +30,7 @@ impl Bed {
             let builder = ServerBuilder::farkeep()
                 .pool(&pools.path().join(name))
                 .directive("log", log.to_str().unwrap())
-                .args("--durability auto")
+                .args("--durability auto --enable-debug-command local")
                 .args(mode);
             LINK_TROUBLE.iter().fold(builder, |builder, text| builder.expect_log(text))
         };
@@ -73,6 +74,16 @@ fn synchronous_mappings(node: &Server, path: &Path) -> Vec<(String, bool)> {
 fn promote(node: &Server) {
     node.client().expect_ok("REPLICAOF NO ONE");
     assert_eq!(node.info("replication", "role"), "master");
+}
+
+/// Processor time that all threads of a node have taken, in nanoseconds.
+fn processor_time_ns(node: &Server) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.pid())).unwrap();
+    let of_task = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
+    };
+    tasks.map(|task| of_task(task.unwrap())).sum()
 }
 
 #[test]
@@ -219,4 +230,34 @@ fn guest_a_follower_whose_log_no_card_can_write_to_says_why_and_is_reached_over_
     let in_memory = || ServerBuilder::farkeep().args("--log-size 16mb").expect_log(copied);
     let pair = Pair::with(in_memory(), in_memory().expect_log(refused));
     assert_over_tcp(&pair, "LimitMEMLOCK=infinity");
+}
+
+/// Commits over which processor time is counted.
+const COMMITS: u64 = 10_000;
+
+#[test]
+#[ignore = "needs the guest: cargo xtask guest --suite"]
+fn guest_durability_in_apm_takes_less_than_a_hundredth_of_the_leaders_processor_time_on_the_follower() {
+    let Bed { pair, _pools } = Bed::new(APM);
+    let Pair { leader, follower } = &pair;
+    let mut client = leader.client();
+    client.expect_ok(&format!("SET counted {}", "x".repeat(256)));
+    follower.client().expect_ok("DEBUG SET-REPLAY 0");
+    let before = [processor_time_ns(leader), processor_time_ns(follower)];
+    let committed =
+        |node: &Server| node.info("farkeep", "farkeep_transactions_total").parse::<u64>().unwrap();
+    let first = committed(leader);
+    // One write at a time, so that each is a commit of its own.
+    for number in 0..COMMITS {
+        let reply = client.words(&format!("SETRANGE counted 0 {number:0256}"));
+        assert_eq!(reply.int(), Some(256), "{reply:?}");
+    }
+    let after = [processor_time_ns(leader), processor_time_ns(follower)];
+    assert!(committed(leader) - first >= COMMITS);
+    assert_eq!(fabrics(&pair), ["rdma", "rdma"]);
+    let [of_leader, of_follower] = [0, 1].map(|node| Duration::from_nanos(after[node] - before[node]));
+    println!("{COMMITS} commits: the leader took {of_leader:?}, the follower {of_follower:?}");
+    assert!(of_follower < of_leader / 100, "the leader took {of_leader:?}, the follower {of_follower:?}");
+    follower.client().expect_ok("DEBUG SET-REPLAY 1");
+    pair.wait_until_applied();
 }
