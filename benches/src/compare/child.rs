@@ -81,6 +81,21 @@ impl Child {
         Ok(pages * rustix::param::page_size() as u64)
     }
 
+    /// Memory in bytes that is backed by no file: this process's and its children's, pages that they share counted once. What a
+    /// mapped pool takes is not in it, what a fork copies is.
+    pub fn private_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let own = self.proc_file("smaps_rollup")?;
+        let forked = children
+            .split_whitespace()
+            // A child may be gone by now.
+            .filter_map(|child| fs::read_to_string(format!("/proc/{child}/smaps_rollup")).ok());
+        let kib: u64 =
+            std::iter::once(own).chain(forked).filter_map(|rollup| anonymous_kib_in(&rollup)).sum();
+        Ok(kib * 1024)
+    }
+
     fn proc_file(&self, name: &str) -> anyhow::Result<String> {
         let path = format!("/proc/{}/{name}", self.process.id());
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
@@ -93,6 +108,12 @@ impl Drop for Child {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The proportional share of anonymous memory in a smaps_rollup.
+fn anonymous_kib_in(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// utime + stime of a line of /proc/PID/stat. The command name, in parentheses, may itself hold spaces and parentheses.
@@ -112,6 +133,13 @@ mod tests {
     fn ticks_are_found_behind_an_awkward_command_name() {
         let stat = "77 (a) b (c) S 1 77 77 0 -1 4194560 5 6 7 8 120 30 9 9 20 0 4 0 100";
         assert_eq!(ticks_in(stat), Some(150));
+    }
+
+    #[test]
+    fn anonymous_memory_is_found_among_the_other_kinds() {
+        let rollup =
+            "55-7f ---p 0 00:00 0 [rollup]\nPss: 900 kB\nPss_Anon:             812 kB\nPss_File: 3 kB\n";
+        assert_eq!(anonymous_kib_in(rollup), Some(812));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::bars::Plan;
 use crate::report::Report;
 use crate::site::Medium;
 
-/// Farkeep beside redis-server: throughput, latency, CPU, log and memory per key, restart.
+/// Farkeep beside redis-server: throughput, latency, CPU, log and memory per key, restart, joining.
 #[derive(Debug, Parser)]
 #[command(name = "farkeep-compare", version)]
 struct Options {
@@ -79,6 +79,8 @@ enum Part {
     Bar4,
     /// Restart after kill -9.
     Bar5,
+    /// A follower's first sync under load.
+    Bar6,
 }
 
 impl Options {
@@ -155,6 +157,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if options.wants(Part::Bar5) {
         run("restart", &bars::restart::run);
+    }
+    if options.wants(Part::Bar6) {
+        run("joining", &bars::join::run);
     }
     if options.json {
         println!("{:#}", report.to_json());

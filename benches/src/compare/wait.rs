@@ -16,6 +16,17 @@ pub fn until(
     what: &str,
     limit: Duration,
     stop: &Stop,
+    condition: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    until_polling(POLL, what, limit, stop, condition)
+}
+
+/// As [`until`], for a condition whose looking at takes a while.
+pub fn until_polling(
+    poll: Duration,
+    what: &str,
+    limit: Duration,
+    stop: &Stop,
     mut condition: impl FnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -26,7 +37,7 @@ pub fn until(
         if begun.elapsed() > limit {
             bail!("{what}: not within {} s", limit.as_secs());
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(poll);
     }
     Ok(())
 }

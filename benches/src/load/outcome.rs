@@ -73,6 +73,18 @@ impl Outcome {
         }
     }
 
+    /// Adds another run's, as if the two were one with a pause in it that does not count.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.elapsed += other.elapsed;
+        self.latency_ns += &other.latency_ns;
+        for (text, count) in &other.errors.0 {
+            *self.errors.0.entry(text.clone()).or_default() += count;
+        }
+        self.nulls += other.nulls;
+        self.client_cpu += other.client_cpu;
+    }
+
     /// Requests per second.
     #[must_use]
     pub fn throughput(&self) -> f64 {

@@ -1,6 +1,7 @@
 //! The bars: what must be true of Farkeep beside redis-server, and how each is found out.
 
 pub mod footprint;
+pub mod join;
 pub mod restart;
 pub mod single;
 pub mod writes;
@@ -36,6 +37,10 @@ pub struct Plan {
     pub restart_value_len: usize,
     /// Restarts of Farkeep per number of keys.
     pub restarts: usize,
+    /// Keys that a follower finds when it joins.
+    pub join_keys: u64,
+    /// How often one joins.
+    pub joins: usize,
     pub redis_server: PathBuf,
     /// `None` leaves Farkeep out.
     pub farkeep: Option<PathBuf>,
@@ -54,6 +59,8 @@ impl Plan {
             restart_keys: [4_000_000, 8_000_000],
             restart_value_len: 200,
             restarts: 5,
+            join_keys: 4_000_000,
+            joins: 3,
             redis_server: PathBuf::new(),
             farkeep: None,
             disk_root: PathBuf::new(),
@@ -68,6 +75,8 @@ impl Plan {
             keys: 200_000,
             restart_keys: [500_000, 1_000_000],
             restarts: 2,
+            join_keys: 1_000_000,
+            joins: 1,
             ..Self::thorough()
         }
     }
