@@ -1,4 +1,4 @@
-//! The durable image: pool, log, heap, replay. Knows no Redis, no network, no clock, no threads.
+//! The durable image: pool, log, heap, replay. Knows no Redis, no network, no clock, no threads of its own.
 
 // Image, log and wire are little-endian, and the image is read in place.
 const _: () = assert!(cfg!(target_endian = "little"), "farkeep needs a little-endian machine");
@@ -13,6 +13,7 @@ pub mod pmem;
 pub mod pool;
 pub mod recover;
 pub mod replay;
+pub mod sched;
 
 #[cfg(test)]
 mod crash_tests;

@@ -90,6 +90,8 @@ pub struct Replayer {
     dirty: DirtyLines,
     /// Bytes of chunks stored since the last checkpoint.
     chunk_bytes: u64,
+    /// What the log says of bytes behind this is passed over.
+    frontier: u64,
 }
 
 impl Replayer {
@@ -102,7 +104,17 @@ impl Replayer {
         let dirty = DirtyLines::new(&image).map_err(ReplayError::Persist)?;
         let (at, image_len) = (state.checkpoint, state.image_len);
         let limit = log.replay_limit();
-        Ok(Replayer { log, image, at, checkpoint: at.lsn, image_len, limit, dirty, chunk_bytes: 0 })
+        Ok(Replayer {
+            log,
+            image,
+            at,
+            checkpoint: at.lsn,
+            image_len,
+            limit,
+            dirty,
+            chunk_bytes: 0,
+            frontier: u64::MAX,
+        })
     }
 
     /// Everything before it is visible in the image.
@@ -214,6 +226,12 @@ impl Replayer {
     /// makes that right, unless a sync is under way, which then has not settled the chunk. Panics beyond the image.
     pub fn store_chunk(&mut self, offset: u64, bytes: &[u8]) {
         assert!(self.holds(offset, bytes.len() as u64), "a chunk at {offset:#x} beyond the image's end");
+        if offset.is_multiple_of(PAGE_LEN)
+            && let Err(error) = self.image.region().populate(offset, bytes.len())
+        {
+            // Then each page takes a fault.
+            tracing::trace!(%error, offset, "pages could not be brought in ahead of need");
+        }
         self.image.region().store(offset, bytes);
         self.dirty.mark(offset, bytes.len() as u64);
         self.chunk_bytes += bytes.len() as u64;
@@ -225,6 +243,12 @@ impl Replayer {
         self.image.region().with_mut(offset, len as usize, |bytes| bytes.fill(0));
         self.dirty.mark(offset, len);
         self.chunk_bytes += len;
+    }
+
+    /// From here on, what the log says of bytes at or behind `frontier` is passed over: in a delta sync that sends every chunk, those
+    /// behind the walk will be replaced, and storing to them would cost a page of a new image each. `None`: everything is stored.
+    pub fn store_up_to(&mut self, frontier: Option<u64>) {
+        self.frontier = frontier.unwrap_or(u64::MAX);
     }
 
     /// Bytes of chunks that were stored since the last checkpoint.
@@ -272,13 +296,21 @@ impl Replayer {
             match range.map_err(|source| ReplayError::Malformed { lsn, source })? {
                 Range::Bytes { offset, bytes } => {
                     self.check_extent(lsn, offset, bytes.len() as u64)?;
+                    let bytes = &bytes[..self.len_to_store(offset, bytes.len() as u64) as usize];
+                    if bytes.is_empty() {
+                        continue;
+                    }
                     self.image.region().store(offset, bytes);
                     self.dirty.mark(offset, bytes.len() as u64);
                 }
                 Range::Fill { offset, len } => {
                     self.check_extent(lsn, offset, u64::from(len))?;
+                    let len = self.len_to_store(offset, u64::from(len));
+                    if len == 0 {
+                        continue;
+                    }
                     self.image.region().with_mut(offset, len as usize, |bytes| bytes.fill(0));
-                    self.dirty.mark(offset, u64::from(len));
+                    self.dirty.mark(offset, len);
                 }
                 Range::Grow { image_len } => {
                     self.image
@@ -289,6 +321,11 @@ impl Replayer {
             }
         }
         Ok(())
+    }
+
+    #[inline]
+    fn len_to_store(&self, offset: u64, len: u64) -> u64 {
+        len.min(self.frontier.saturating_sub(offset))
     }
 
     #[inline]

@@ -186,6 +186,8 @@ pub struct Follower {
     /// How much of the image a sync has settled, as far as no walk is under way that knows better.
     sync_cursor: u64,
     walk: Option<SyncTarget>,
+    /// The sync of this session began with an empty image, so that every chunk will come.
+    blank: bool,
     book: Bookkeeping,
     state: State,
     failed_attempts: u32,
@@ -203,6 +205,7 @@ impl Follower {
             mid_sync: holdings.mid_sync,
             sync_cursor: holdings.sync_cursor,
             walk: None,
+            blank: false,
             book: Bookkeeping::new(holdings.progress),
             state: State::Detached,
             failed_attempts: 0,
@@ -273,7 +276,7 @@ impl Follower {
     /// Follow a leader, or another one than before; the owner knows its address. Any session is over.
     pub fn follow(&mut self, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.end_walk();
+        self.end_session();
         if !matches!(self.state, State::Detached | State::Waiting { .. }) {
             actions.extend([Action::CloseWindow, Action::Disconnect]);
         }
@@ -284,8 +287,13 @@ impl Follower {
     }
 
     pub(crate) fn detach(&mut self) {
-        self.end_walk();
+        self.end_session();
         self.state = State::Detached;
+    }
+
+    fn end_session(&mut self) {
+        self.end_walk();
+        self.blank = false;
     }
 
     /// The walk over the image does not go on; another one may, from the same place.
@@ -330,7 +338,7 @@ impl Follower {
 
     /// Gives the session up and waits before the next attempt.
     fn retry(&mut self, now_ms: u64) -> Vec<Action> {
-        self.end_walk();
+        self.end_session();
         let doublings = self.failed_attempts.min(16);
         let pause_ms = (self.config.retry_min_ms << doublings).min(self.config.retry_max_ms);
         self.failed_attempts = self.failed_attempts.saturating_add(1);
@@ -403,6 +411,8 @@ impl Follower {
             actions.push(Action::Promise(accepted.epoch));
         }
         actions.push(Action::CloseWindow);
+        // The leader goes by the same: no dataset was named in the hello.
+        self.blank = self.identity.dataset_id.is_none() && welcome.begin_sync.is_some();
         if self.identity.dataset_id.is_none() {
             self.identity.dataset_id = Some(accepted.dataset_id);
             (self.identity.ring_len, self.identity.segment_len) = (welcome.ring_len, welcome.segment_len);
@@ -465,6 +475,12 @@ impl Follower {
     /// How much of the image a sync has settled: what the next checkpoint may note. `None` outside of a sync.
     pub fn sync_cursor(&self) -> Option<u64> {
         self.mid_sync.then(|| self.walk.as_ref().map_or(self.sync_cursor, SyncTarget::cursor))
+    }
+
+    /// In a sync that sends every chunk: where the part of the image ends that has been sent. What the log says of the rest need not be
+    /// stored (`core::replay::Replayer::store_up_to`). `None` otherwise.
+    pub fn frontier(&self) -> Option<u64> {
+        (self.mid_sync && self.blank).then(|| self.walk.as_ref().map_or(0, SyncTarget::walked))
     }
 
     /// How the walk over the image goes that is under way.

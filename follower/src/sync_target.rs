@@ -210,6 +210,11 @@ impl SyncTarget {
         }
     }
 
+    /// Where the furthest chunk ends that a step was about.
+    pub(crate) fn walked(&self) -> u64 {
+        self.walked
+    }
+
     /// Everything before it in the image is settled.
     pub(crate) fn cursor(&self) -> u64 {
         self.open.first().map_or(self.walked, |&first| first.min(self.walked))

@@ -11,12 +11,13 @@ use farkeep_fabric::{Completion, FabricError, LogBytes, LogMemory, RemoteWindow,
 use farkeep_proto::window::RING_AT;
 
 use crate::followers::FollowerId;
-use crate::leader::{Leader, LeaderError};
+use crate::leader::{Leader, LeaderError, Shipment};
 
 /// The longest single write; longer shipments are cut into several.
 const MAX_WRITE_LEN: u64 = 1 << 30;
 
-/// Posts what the follower lacks, as far as its credit and the link's room allow, and sends it.
+/// Posts what the follower lacks, as far as its credit and the link's room allow, and sends it. Of the log only if that is due or
+/// a chunk is complete: the follower takes a chunk when it has replayed up to where it was read.
 ///
 /// # Errors
 /// [`FabricError`] when the link is broken; the session is over then.
@@ -25,19 +26,19 @@ pub fn pump<W: RemoteWindow + ?Sized>(
     id: FollowerId,
     window: &mut W,
     log: &Arc<dyn LogMemory>,
+    log_due: bool,
 ) -> Result<Sending, FabricError> {
-    let shipment = leader.shipment(id, window.room());
-    if let Some(shipment) = shipment {
-        for (at, len) in ring_ranges(shipment.from, shipment.to, leader.ring_len()) {
-            window.write(RING_AT + at, LogBytes::new(Arc::clone(log), at, len));
-        }
-    }
+    let mut shipment = if log_due { post_log(leader, id, window, log) } else { None };
     let piece = leader.chunk_piece(id, window.room());
     let completes = piece.as_ref().and_then(|piece| piece.completes);
-    if shipment.is_some() || piece.is_some() {
-        if let Some(piece) = piece {
-            window.write(piece.at, piece.bytes);
-        }
+    let has_piece = piece.is_some();
+    if let Some(piece) = piece {
+        window.write(piece.at, piece.bytes);
+    }
+    if completes.is_some() && !log_due {
+        shipment = post_log(leader, id, window, log);
+    }
+    if shipment.is_some() || has_piece {
         let ticket = window.flush();
         if let Some(shipment) = shipment {
             leader.posted(id, shipment.to, ticket);
@@ -50,6 +51,19 @@ pub fn pump<W: RemoteWindow + ?Sized>(
         window.write_tail(cell);
     }
     window.kick()
+}
+
+fn post_log<W: RemoteWindow + ?Sized>(
+    leader: &mut Leader,
+    id: FollowerId,
+    window: &mut W,
+    log: &Arc<dyn LogMemory>,
+) -> Option<Shipment> {
+    let shipment = leader.shipment(id, window.room())?;
+    for (at, len) in ring_ranges(shipment.from, shipment.to, leader.ring_len()) {
+        window.write(RING_AT + at, LogBytes::new(Arc::clone(log), at, len));
+    }
+    Some(shipment)
 }
 
 /// Takes what has completed on a follower's link. `done` is scratch space.

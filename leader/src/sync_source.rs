@@ -59,6 +59,20 @@ pub enum Job {
     Look,
 }
 
+/// What a walk may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Chunks may be read; otherwise they would exceed some rate.
+    pub read: bool,
+    /// A follower in mid-sync may be told how far the image is. Nobody reads its image, so it may as well wait for the next chunk.
+    pub mark: bool,
+}
+
+impl Leave {
+    /// Anything.
+    pub const ALL: Self = Self { read: true, mark: true };
+}
+
 /// A chunk, as it was read between two records.
 #[derive(Clone, Debug)]
 pub struct ChunkRead {
@@ -217,19 +231,18 @@ impl SyncSource {
         self.say(ChunkStep::Begin, Lsn::ZERO, 0, Digest::Zero, None);
     }
 
-    /// What is to be read next, from an image that is at `applied`; `None` while there is nothing to read. Where chunks may not be
-    /// read now, the image's position may still be told.
-    pub(crate) fn job(&self, applied: Lsn, may_read: bool) -> Option<Job> {
+    /// What is to be read next, from an image that is at `applied`; `None` while there is nothing to read.
+    pub(crate) fn job(&self, applied: Lsn, leave: Leave) -> Option<Job> {
         let ready_at = self.ready_at?;
         if applied < ready_at || self.ending {
             return None;
         }
         let free = self.slots.iter().position(|slot| matches!(slot, Slot::Free));
-        if let (Some(&offset), Some(slot), true) = (self.wanted.front(), free, may_read) {
+        if let (Some(&offset), Some(slot), true) = (self.wanted.front(), free, leave.read) {
             return Some(Job::Send { offset, slot });
         }
         let more = self.next < self.progress.image_len || self.progress.image_len == 0;
-        if more && may_read && self.unanswered < MAX_UNANSWERED && self.wanted.is_empty() {
+        if more && leave.read && self.unanswered < MAX_UNANSWERED && self.wanted.is_empty() {
             match free {
                 Some(slot) if self.blank => return Some(Job::Send { offset: self.next, slot }),
                 None if self.blank => {}
@@ -237,7 +250,8 @@ impl SyncSource {
             }
         }
         let over = !more && self.is_idle();
-        (over || (applied > self.said && self.outgoing.is_empty())).then_some(Job::Look)
+        let mark = leave.mark || self.purpose == Purpose::Scrub;
+        (over || (mark && applied > self.said && self.outgoing.is_empty())).then_some(Job::Look)
     }
 
     fn is_idle(&self) -> bool {

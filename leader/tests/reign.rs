@@ -409,7 +409,7 @@ fn pumping_brings_log_and_tail_cell_into_the_window_at_the_same_places() {
     for turn in 0..300u64 {
         let lsn = shipped + 1 + (turn * 97) % 900;
         append(&mut leader, lsn);
-        assert_eq!(ship::pump(&mut leader, id, &mut remote, &log).unwrap(), Sending::Done);
+        assert_eq!(ship::pump(&mut leader, id, &mut remote, &log, true).unwrap(), Sending::Done);
         far.deliver(&mut window, usize::MAX).unwrap();
         far.complete(usize::MAX);
         ship::collect(&mut leader, turn, id, &mut remote, &mut done).unwrap();
@@ -424,7 +424,7 @@ fn pumping_brings_log_and_tail_cell_into_the_window_at_the_same_places() {
         shipped = lsn;
     }
     assert!(shipped > 2 * RING_LEN);
-    ship::pump(&mut leader, id, &mut remote, &log).unwrap();
+    ship::pump(&mut leader, id, &mut remote, &log, true).unwrap();
     far.deliver(&mut window, usize::MAX).unwrap();
     let mut cell = [0; 64];
     window.read(TAIL_CELL_AT, &mut cell);

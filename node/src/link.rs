@@ -704,10 +704,14 @@ pub fn take_burst(node: &Node, burst: Burst) -> Reported {
     {
         follows.machine.tail_cell(cell);
     }
-    let progress = follows.machine.progress();
+    let (progress, target) = (follows.machine.progress(), follows.machine.replay_target());
+    let mid_sync = follows.machine.is_mid_sync();
     drop(guard);
-    if progress.committed > progress.applied {
-        node.replay.raise_if_idle();
+    match target > progress.applied {
+        // It does not look by itself then.
+        true if mid_sync => node.replay.raise(),
+        true => node.replay.raise_if_idle(),
+        false => {}
     }
     progress.reported()
 }
@@ -736,9 +740,9 @@ impl TailWatch {
             self.seen = cell;
             follows.look();
         }
-        let progress = follows.machine.progress();
+        let (progress, target) = (follows.machine.progress(), follows.machine.replay_target());
         drop(guard);
-        if progress.committed > progress.applied {
+        if target > progress.applied {
             node.replay.raise_if_idle();
         }
         found

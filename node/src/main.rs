@@ -19,6 +19,7 @@ mod rdma;
 mod replayer;
 mod replication;
 mod runtime;
+mod spare;
 mod stats;
 mod throttle;
 mod walk;

@@ -2,7 +2,8 @@
 //!
 //! On a leader it works beside the engine, on pages that the working view has copies of. On a follower it takes the engine for each
 //! step, because clients read the same image; a step is short. There it also takes the steps of a walk over the image (a delta
-//! sync, a scrub), each when the image is at exactly the step's position.
+//! sync, a scrub), each when the image is at exactly the step's position. In the middle of a delta sync nobody reads the image, so
+//! the engine is left alone, and the work is done in spare time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use parking_lot::MutexGuard;
 
 use crate::engine::Engine;
 use crate::node::Node;
+use crate::spare::Spare;
 
 /// Log replayed in one step, in bytes: what a reader on a follower may have to wait for.
 const STEP_BYTES: u64 = 256 * 1024;
@@ -32,25 +34,41 @@ const PAUSE: Duration = Duration::from_millis(1);
 const IDLE_LOOKS: u32 = 20;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(250);
+/// Longest sleep in the middle of a delta sync, where each step and all of the log that it needs wake the thread.
+const SYNC_SLEEP: Duration = Duration::from_millis(20);
 /// The same while it is to stand still.
 const PAUSED_SLEEP: Duration = Duration::from_secs(1);
+
+/// What a step has done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Worked,
+    NothingToDo,
+    /// In the middle of a delta sync: the leader has to say how it goes on.
+    AwaitsLeader,
+}
 
 /// Runs until the node stops; a last checkpoint makes the next start short.
 pub fn run(node: &Arc<Node>) {
     let mut idle_looks = 0;
+    let mut spare = Spare::new();
     while !node.stopping.load(Ordering::Acquire) {
         grow_ahead(node);
         if node.replay_paused.load(Ordering::Relaxed) {
             node.replay.wait(PAUSED_SLEEP);
             continue;
         }
-        match step(node, idle_looks >= IDLE_LOOKS) {
-            Ok(true) => idle_looks = 0,
-            Ok(false) if idle_looks < IDLE_LOOKS => {
+        match step(node, &mut spare, idle_looks >= IDLE_LOOKS) {
+            Ok(Step::Worked) => idle_looks = 0,
+            Ok(Step::NothingToDo) if idle_looks < IDLE_LOOKS => {
                 idle_looks += 1;
                 std::thread::sleep(PAUSE);
             }
-            Ok(false) => node.replay.wait_idle(SLEEP),
+            Ok(Step::NothingToDo) => node.replay.wait_idle(SLEEP),
+            Ok(Step::AwaitsLeader) => {
+                idle_looks += 1;
+                node.replay.wait_idle(SYNC_SLEEP);
+            }
             Err(error @ ReplayError::Grow { .. }) => {
                 tracing::error!(%error, "the image cannot follow the log; trying again");
                 std::thread::sleep(SLEEP);
@@ -89,41 +107,58 @@ fn grow_ahead(node: &Node) {
     }
 }
 
-/// One step. Returns whether anything was done.
-fn step(node: &Node, idle: bool) -> Result<bool, ReplayError> {
+fn step(node: &Node, spare: &mut Spare, idle: bool) -> Result<Step, ReplayError> {
     // A leader is told by the engine what is committed, a follower by its followership.
     let follows = node.followership().is_some();
     if !follows {
         let mut guard = node.replayer.lock();
-        let Some(replayer) = &mut *guard else { return Ok(false) };
+        let Some(replayer) = &mut *guard else { return Ok(Step::NothingToDo) };
         if node.followership().is_some() {
-            return Ok(true);
+            return Ok(Step::Worked);
         }
         let worked = advance(node, replayer, node.marks.committed(), idle, None)?;
         node.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
-        return Ok(worked);
+        return Ok(if worked { Step::Worked } else { Step::NothingToDo });
     }
-    let engine = node.engine.lock();
+    let mut engine = node.engine.lock();
     let mut guard = node.replayer.lock();
     // The role may have changed since; the engine's lock keeps it from changing from here on.
-    let (target, cursor) = match &*node.followership() {
-        Some(follows) => (follows.machine.replay_target(), follows.machine.sync_cursor()),
-        None => return Ok(false),
+    let (target, cursor, frontier) = match &*node.followership() {
+        Some(follows) => {
+            (follows.machine.replay_target(), follows.machine.sync_cursor(), follows.machine.frontier())
+        }
+        None => return Ok(Step::NothingToDo),
     };
-    let Some(replayer) = &mut *guard else { return Ok(false) };
-    follow(node, engine, replayer, target, idle, cursor)
+    let Some(replayer) = &mut *guard else { return Ok(Step::NothingToDo) };
+    replayer.store_up_to(frontier);
+    let worked = if cursor.is_none() {
+        advance(node, replayer, target, idle, None)?
+    } else {
+        drop(engine);
+        let worked = spare.run(|| advance(node, replayer, target, idle, cursor))?;
+        drop(guard);
+        engine = node.engine.lock();
+        guard = node.replayer.lock();
+        worked
+    };
+    // Another pool may have been opened meanwhile.
+    let Some(replayer) = &mut *guard else { return Ok(Step::Worked) };
+    let taken = follow(node, engine, replayer, spare, worked)?;
+    Ok(match (worked || taken, cursor) {
+        (true, _) => Step::Worked,
+        (false, None) => Step::NothingToDo,
+        (false, Some(_)) => Step::AwaitsLeader,
+    })
 }
 
-/// A follower's step: of the log, then of a walk over the image if one is due there.
+/// Says how far a follower has come, and takes a step of a walk over the image if one is due there. Returns whether one was.
 fn follow(
     node: &Node,
     mut engine: MutexGuard<'_, Engine>,
     replayer: &mut Replayer,
-    target: Lsn,
-    idle: bool,
-    cursor: Option<u64>,
+    spare: &mut Spare,
+    worked: bool,
 ) -> Result<bool, ReplayError> {
-    let worked = advance(node, replayer, target, idle, cursor)?;
     engine.follower_applied(node, replayer.image_len(), replayer.applied());
     let (applied, checkpoint) = (replayer.applied(), replayer.checkpoint_lsn());
     node.marks.publish(applied, checkpoint);
@@ -137,12 +172,14 @@ fn follow(
             let due = follows.machine.chunk_due(applied);
             (due, Arc::clone(&follows.log), !follows.machine.is_mid_sync())
         }
-        None => return Ok(worked),
+        None => return Ok(false),
     };
-    let Some(chunk) = due else { return Ok(worked) };
-    // Clients may go on reading while bytes are only compared.
-    let engine = (chunk.step() != ChunkStep::Compare).then_some(engine);
-    let outcome = take_step(&chunk, replayer, &log, scrub)?;
+    let Some(chunk) = due else { return Ok(false) };
+    // Clients may go on reading while bytes are only compared, and read nothing in the middle of a sync.
+    let ends = chunk.step() == ChunkStep::End;
+    let engine = (ends || scrub && chunk.step() != ChunkStep::Compare).then_some(engine);
+    let mut take = || take_step(&chunk, replayer, &log, scrub);
+    let outcome = if engine.is_some() { take()? } else { spare.run(take)? };
     let mut speaker = None;
     let mut answers = Vec::new();
     if let Some(follows) = &mut *node.followership() {

@@ -41,10 +41,11 @@ use crate::worker::poll::{Interest, Poll};
 /// Bytes of published messages that may wait for one follower. What exceeds them is not told to its subscribers: heartbeats go
 /// the same way and must not come late.
 const PUBLISHED_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
-/// A follower in the middle of a delta sync, for which nobody waits, gets the log when so much of it has come together, ...
-const LAZY_BYTES: u64 = 256 * 1024;
+/// A follower in the middle of a delta sync, for which nobody waits, gets the log with each chunk, when so much of it has come
+/// together, ...
+const LAZY_BYTES: u64 = 1024 * 1024;
 /// ... or so many ms have passed.
-const LAZY_MS: u64 = 4;
+const LAZY_MS: u64 = 20;
 /// A longer message travels in parts of this length.
 const PUBLISHED_PART_BYTES: usize = 256 * 1024;
 
@@ -68,8 +69,8 @@ struct Session {
     trial: Trial,
     /// rdma: the flush that everybody waits for, and since when.
     waits: Option<(Lsn, u64)>,
-    /// When something was last posted.
-    posted_ms: u64,
+    /// When it was last sent the log.
+    logged_ms: u64,
 }
 
 /// An attempt to go on over rdma.
@@ -179,19 +180,18 @@ impl Sessions {
             let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
             let chunks = follower.has_chunk_pieces();
-            let due = follower.shipped < until || tail || window.blocked || chunks;
-            if !follower.in_reach() || !due {
-                continue;
-            }
-            if follower.state == FollowerState::Syncing
-                && !chunks
+            let lacks = follower.shipped < until || tail || window.blocked;
+            let lazy = follower.state == FollowerState::Syncing
                 && until.get().saturating_sub(follower.shipped.get()) < LAZY_BYTES
-                && self.now_ms < session.posted_ms + LAZY_MS
-            {
+                && self.now_ms < session.logged_ms + LAZY_MS;
+            let log_due = lacks && !lazy;
+            if !follower.in_reach() || !(log_due || chunks) {
                 continue;
             }
-            session.posted_ms = self.now_ms;
-            match ship::pump(leader, id, window.remote.as_mut(), log) {
+            if log_due {
+                session.logged_ms = self.now_ms;
+            }
+            match ship::pump(leader, id, window.remote.as_mut(), log, log_due) {
                 Ok(sending) => {
                     window.blocked = sending == Sending::Blocked;
                     shipped = true;
@@ -442,6 +442,8 @@ impl Sessions {
         while let Some((id, body)) = leader.walk_message() {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
             control::encode(body, &mut session.outbox);
+            // It is taken when the log has come up to where it was read.
+            session.logged_ms = 0;
             node.workers[session.worker].speak();
         }
     }
@@ -532,7 +534,7 @@ impl Session {
             rdma: hello.fabrics.iter().find(offered).cloned(),
             trial: Trial::None,
             waits: None,
-            posted_ms: 0,
+            logged_ms: 0,
         }
     }
 

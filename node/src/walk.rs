@@ -5,66 +5,89 @@
 //! for as long as a hash of a chunk takes, and the workers not at all: they are asked for a moment what to do next and
 //! told the result. Commands never wait, whatever the image's size, and the memory it takes is a few chunks.
 //!
-//! The thread gives way to those that serve clients: it is nice to them, so it does not take a processor from a worker when it
-//! wakes up, and `sync-max-rate` bounds what it sends.
+//! Chunks are read in the machine's spare time ([`crate::spare`]), and `sync-max-rate` bounds what is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use farkeep_leader::FollowerId;
-use farkeep_leader::sync_source::{ChunkRead, Job, Purpose};
+use farkeep_leader::sync_source::{ChunkRead, Job, Leave, Purpose};
 
 use crate::node::Node;
+use crate::spare::Spare;
 
 /// Sleep while no walk is under way; a new one wakes the thread.
 const IDLE: Duration = Duration::from_secs(60);
 /// Sleep while a walk waits for an answer, a slot, or the image to move.
 const PAUSE: Duration = Duration::from_millis(2);
+/// A follower in mid-sync is told how far it may replay, if no chunk tells it, when so much time has passed.
+const MARK_PAUSE: Duration = Duration::from_millis(20);
 /// A scrub reads so many bytes a second: it has no hurry.
 const SCRUB_RATE: u64 = 256 << 20;
-/// The thread's nice value: about a third of the weight of a worker.
-const NICENESS: i32 = 5;
 /// Time that may be made up for at most after a pause.
 const MAX_ARREARS: Duration = Duration::from_millis(20);
 
 /// Runs until the node stops.
 pub fn run(node: &Arc<Node>) {
-    give_way();
-    let mut walker = Walker { node: Arc::clone(node), last: None, may_send_at: Instant::now() };
+    let spare = Spare::new().or_nice();
+    let mut walker = Walker {
+        node: Arc::clone(node),
+        spare,
+        last: None,
+        rest: PAUSE,
+        may_send_at: Instant::now(),
+        marked_at: Instant::now(),
+    };
     while !node.stopping.load(Ordering::Acquire) {
         if !walker.turn() {
-            node.walk.wait(if node.walking.load(Ordering::Acquire) { PAUSE } else { IDLE });
+            node.walk.wait(walker.pause());
         }
-    }
-}
-
-/// Lets this thread give way to the others. A matter of latency only; where it is refused, nothing is lost.
-fn give_way() {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
-        tracing::debug!(%error, "the walker stays an ordinary thread");
     }
 }
 
 struct Walker {
     node: Arc<Node>,
+    spare: Spare,
     /// The follower that was served last.
     last: Option<FollowerId>,
+    /// How long to sleep when there is nothing to do.
+    rest: Duration,
     /// Nothing is sent before.
     may_send_at: Instant,
+    /// When a follower was last told how far it may replay.
+    marked_at: Instant,
 }
 
 impl Walker {
+    /// How long there may be nothing to do.
+    fn pause(&self) -> Duration {
+        if !self.node.walking.load(Ordering::Acquire) {
+            return IDLE;
+        }
+        let held_back = self.may_send_at.saturating_duration_since(Instant::now());
+        if held_back.is_zero() { self.rest } else { held_back.min(self.rest) }
+    }
+
     /// Does the next job, if there is one.
     fn turn(&mut self) -> bool {
         let node = Arc::clone(&self.node);
         if !node.walking.load(Ordering::Acquire) {
             return false;
         }
-        let may_send = Instant::now() >= self.may_send_at;
-        let Some((id, job, purpose, chunk_len)) = self.next(may_send) else { return false };
+        let now = Instant::now();
+        let leave =
+            Leave { read: now >= self.may_send_at, mark: now.duration_since(self.marked_at) >= MARK_PAUSE };
+        let Some((id, job, purpose, chunk_len)) = self.next(leave) else { return false };
         self.last = Some(id);
-        let read = node.replayer.lock().as_ref().map(|replayer| ChunkRead::of(job, chunk_len, replayer));
+        // A scrubbed follower's readers see what its replayer was told of.
+        self.rest = if purpose == Purpose::Scrub { PAUSE } else { MARK_PAUSE };
+        if job == Job::Look {
+            self.marked_at = now;
+        }
+        // The replayer may have to wait, clients do not.
+        let read = |replayer| self.spare.run(|| ChunkRead::of(job, chunk_len, replayer));
+        let read = node.replayer.lock().as_ref().map(read);
         let Some(read) = read else { return false };
         self.pace(purpose, &read, job, chunk_len);
         let mut engine = node.engine.lock();
@@ -81,7 +104,7 @@ impl Walker {
         job != Job::Look
     }
 
-    fn next(&self, may_send: bool) -> Option<(FollowerId, Job, Purpose, u64)> {
+    fn next(&self, leave: Leave) -> Option<(FollowerId, Job, Purpose, u64)> {
         let applied = self.node.marks.applied();
         let mut engine = self.node.engine.lock();
         let Some((leader, _)) = engine.leading() else {
@@ -89,7 +112,7 @@ impl Walker {
             self.node.walking.store(false, Ordering::Release);
             return None;
         };
-        let (id, job) = leader.walk_job(applied, self.last, may_send)?;
+        let (id, job) = leader.walk_job(applied, self.last, leave)?;
         let (purpose, _) = leader.follower(id)?.walk()?;
         Some((id, job, purpose, leader.config().chunk_len))
     }

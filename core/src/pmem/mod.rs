@@ -1,6 +1,6 @@
 //! Memory that outlives the process: mappings, persistence, and the raw access everything above is built on.
 //!
-//! This is the only module of the crate that contains `unsafe` code.
+//! This is the only module of the crate that contains `unsafe` code, but for one system call in [`crate::sched`].
 //!
 //! - [`domain`] finds out what makes bytes survive on the medium a file lies on;
 //! - [`persist`] are the instructions that do it;

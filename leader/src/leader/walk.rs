@@ -9,7 +9,7 @@ use farkeep_proto::control::{Body, ChunkAnswer};
 
 use super::{Leader, LeaderError};
 use crate::followers::{FollowerEntry, FollowerId, FollowerState};
-use crate::sync_source::{ChunkRead, Job, Piece, PostedChunk, Purpose, SyncSource, WalkProgress};
+use crate::sync_source::{ChunkRead, Job, Leave, Piece, PostedChunk, Purpose, SyncSource, WalkProgress};
 
 /// A walk that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,16 +42,15 @@ impl Leader {
         self.in_reach().any(|follower| follower.walk.is_some())
     }
 
-    /// What is to be read next, of an image that is at `applied`, and for whom. Followers take turns behind `last`. While
-    /// chunks may not be looked at, for they would exceed some rate, there are only positions to be told.
+    /// What is to be read next, of an image that is at `applied`, and for whom. Followers take turns behind `last`.
     pub fn walk_job(
         &self,
         applied: Lsn,
         last: Option<FollowerId>,
-        may_read: bool,
+        leave: Leave,
     ) -> Option<(FollowerId, Job)> {
         let job =
-            |follower: &FollowerEntry| Some((follower.id, follower.walk.as_ref()?.job(applied, may_read)?));
+            |follower: &FollowerEntry| Some((follower.id, follower.walk.as_ref()?.job(applied, leave)?));
         let behind = self.in_reach().filter(|follower| Some(follower.id) > last);
         behind.chain(self.in_reach().filter(|follower| Some(follower.id) <= last)).find_map(job)
     }

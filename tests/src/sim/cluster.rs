@@ -267,7 +267,8 @@ impl Cluster {
         let Leading { machine, conns, held, .. } = &mut **leading;
         conns.retain_mut(|conn| {
             let (Some(id), Some(remote)) = (conn.id, &mut conn.remote) else { return true };
-            let pumped = ship::pump(machine, id, &mut **remote, &log);
+            let log_due = self.rng.chance(80);
+            let pumped = ship::pump(machine, id, &mut **remote, &log, log_due);
             if pumped.is_err() {
                 machine.leave(id);
                 conn.control.cut();

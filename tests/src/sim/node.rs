@@ -20,7 +20,7 @@ use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
 use farkeep_fabric::{Identity, LogMemory, LogWindow, RemoteWindow, Window, history};
 use farkeep_follower::{Follower, Holdings, Progress, take_step};
-use farkeep_leader::sync_source::ChunkRead;
+use farkeep_leader::sync_source::{ChunkRead, Leave};
 use farkeep_leader::{self as leader, FollowerId, HeldReplies, Leader, LocalWatermarks};
 use farkeep_proto::control::{self, BeginSync, ChunkOutcome, FabricOffer};
 use farkeep_proto::redo::FORMAT_VERSION;
@@ -394,8 +394,8 @@ impl Node {
         let Leading { replayer, machine, conns, walked, .. } = &mut **leading;
         let chunk_len = machine.config().chunk_len;
         for _ in 0..rng.between(1, 12) {
-            let may_read = rng.chance(90);
-            let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, may_read) else { break };
+            let leave = Leave { read: rng.chance(90), mark: rng.chance(90) };
+            let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, leave) else { break };
             *walked = Some(id);
             machine.walk_done(id, job, ChunkRead::of(job, chunk_len, replayer));
         }
@@ -519,6 +519,7 @@ impl Node {
             Role::Following(following) => {
                 let Some(opened) = &mut following.opened else { return };
                 let target = following.machine.replay_target();
+                opened.replayer.store_up_to(following.machine.frontier());
                 opened.replayer.step(target, rng.between(1, 4000)).expect("committed records are whole");
                 if rng.chance(30) {
                     match following.machine.sync_cursor() {

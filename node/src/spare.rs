@@ -1,0 +1,124 @@
+//! Work that is done in a machine's spare time.
+//!
+//! A delta sync moves an image's bytes beside clients that are to notice nothing. A low priority is not enough for that: as long
+//! as an ordinary thread runs on a processor, however nice, Linux does not take that processor for idle, and lets a client and
+//! the worker that answers it share the other one. A thread of the class `SCHED_IDLE` it passes over: whoever wakes up gets the
+//! processor at once (`sched_idle_cpu` in the kernel's fair scheduler, since 5.4).
+//!
+//! On a machine without spare time such a thread would stand still. So what it gets is measured, and below a share it works as
+//! an ordinary thread until it has had it. Nobody else waits for a thread in [`Spare::run`], unless for what it holds: take no lock
+//! into it that a client's command needs.
+
+use std::time::{Duration, Instant};
+
+use farkeep_core::sched::{Class, set_class};
+use rustix::process::setpriority_process;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The part of a processor that the work gets in any case, as a divisor: a third.
+const SHARE: u32 = 3;
+/// What it got longer ago than this counts less and less.
+const MEMORY: Duration = Duration::from_millis(100);
+/// Less than this proves nothing.
+const GRAIN: Duration = Duration::from_millis(2);
+/// Nice value where a thread may not come back from `SCHED_IDLE`: about a third of an ordinary thread's weight.
+const NICENESS: i32 = 5;
+
+/// For the thread that makes it.
+#[derive(Debug)]
+pub struct Spare {
+    /// The thread may change its class and come back.
+    may_give_way: bool,
+    /// How long the work has taken lately, ...
+    took: Duration,
+    /// ... and how long of that it had a processor.
+    had: Duration,
+}
+
+impl Spare {
+    /// Finds out whether this thread may change its class.
+    pub fn new() -> Self {
+        // A thread that cannot come back is stuck, so another one tries.
+        let probe = std::thread::Builder::new()
+            .name("spare-probe".to_owned())
+            .spawn(|| set_class(Class::Idle).and_then(|()| set_class(Class::Ordinary)));
+        let may_give_way = match probe.map(|probe| probe.join()) {
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%error, "a thread may not come back from SCHED_IDLE here (RLIMIT_NICE): delta syncs run at the clients' expense");
+                false
+            }
+            tried => matches!(tried, Ok(Ok(Ok(())))),
+        };
+        Self { may_give_way, took: Duration::ZERO, had: Duration::ZERO }
+    }
+
+    /// For a thread that does nothing else: makes it nice where it may not do better.
+    #[must_use]
+    pub fn or_nice(self) -> Self {
+        if !self.may_give_way
+            && let Err(error) = setpriority_process(Some(rustix::thread::gettid()), NICENESS)
+        {
+            tracing::debug!(%error, "the thread stays an ordinary one");
+        }
+        self
+    }
+
+    /// Does some work, of milliseconds rather than more.
+    pub fn run<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let gives_way = self.may_give_way && !self.is_starved() && set_class(Class::Idle).is_ok();
+        let (began, had) = (Instant::now(), processor_time());
+        let result = work();
+        self.took += began.elapsed();
+        self.had += processor_time().saturating_sub(had);
+        if self.took > MEMORY {
+            (self.took, self.had) = (self.took / 2, self.had / 2);
+        }
+        if gives_way && let Err(error) = set_class(Class::Ordinary) {
+            tracing::warn!(%error, "a thread could not come back from SCHED_IDLE; it works when nobody else does");
+            self.may_give_way = false;
+        }
+        result
+    }
+
+    fn is_starved(&self) -> bool {
+        self.took > self.had * SHARE + GRAIN
+    }
+}
+
+/// What this thread has had of a processor.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_gets_less_than_its_share_stops_giving_way_until_it_had_it() {
+        let ms = Duration::from_millis;
+        let spare = |took, had| Spare { may_give_way: true, took: ms(took), had: ms(had) };
+        assert!(!spare(0, 0).is_starved());
+        assert!(!spare(2, 0).is_starved(), "a moment proves nothing");
+        assert!(spare(60, 10).is_starved());
+        assert!(!spare(25, 10).is_starved());
+    }
+
+    #[test]
+    fn work_runs_in_the_idle_class_and_leaves_the_thread_as_it_was() {
+        // The 41st field of its stat is the thread's class: 0 is SCHED_OTHER, 5 is SCHED_IDLE.
+        let class = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().to_owned()
+        };
+        std::thread::spawn(move || {
+            let mut spare = Spare::new();
+            let inside = spare.run(class);
+            assert_eq!(inside, if spare.may_give_way { "5" } else { "0" });
+            assert_eq!(class(), "0");
+        })
+        .join()
+        .unwrap();
+    }
+}
