@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::chunk::is_zero;
 use crate::heap::{Heap, Offset, RedoSink};
 use crate::inspect::contents;
 use crate::log::{EpochHistory, Geometry, Position, Reign, Replid};
@@ -304,6 +305,27 @@ fn an_image_that_grew_after_the_checkpoint_is_opened_again() {
     assert_eq!(contents(&pool).unwrap().view().root(0), Offset::new(3));
     let leader = lead(&pool, 2);
     assert_eq!(leader.heap.view().root(0), Offset::new(3));
+}
+
+#[test]
+fn bytes_behind_the_frontier_stay_as_they_are_until_there_is_none() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let end = put(&mut leader, 5, 12_000);
+    leader.appender.persist();
+    let at = leader.heap.view().root(1).get() + 5_000;
+    leader.replayer.store_up_to(Some(at));
+    leader.replayer.run(end).unwrap();
+    assert_eq!(leader.replayer.chunk(at - 1, 2).unwrap(), [6, 0], "one range is cut where the frontier is");
+    let behind = leader.replayer.image_len() - at;
+    assert!(is_zero(leader.replayer.chunk(at, behind).unwrap()));
+    leader.replayer.store_up_to(None);
+    let end = put(&mut leader, 7, 12_000);
+    leader.appender.persist();
+    leader.replayer.run(end).unwrap();
+    let block = leader.heap.view().root(1).get();
+    assert_eq!(leader.replayer.chunk(block, 12_000).unwrap(), [8; 12_000]);
 }
 
 #[test]
