@@ -17,20 +17,7 @@ pub fn setup(args: &[String]) -> Outcome {
 
 /// The seeded cluster. A failing test prints its seed and this door's command line that replays it.
 pub fn sim(args: &[String]) -> Outcome {
-    let flags = Flags::parse(args, &["--seed", "--count"])?;
-    let seed = match flags.number("--seed")? {
-        Some(seed) => seed,
-        None => fresh_seed(),
-    };
-    let count = match flags.number("--count")? {
-        Some(count) => count,
-        None if flags.number("--seed")?.is_some() => 1,
-        None => DEFAULT_SIM_SEEDS,
-    };
-    println!(
-        "seeds {seed} .. {} (cargo xtask sim --seed {seed} --count {count})",
-        seed.saturating_add(count)
-    );
+    let (seed, count) = seeds("sim", args, DEFAULT_SIM_SEEDS)?;
     run(cargo(&[
         "nextest",
         "run",
@@ -48,20 +35,7 @@ pub fn sim(args: &[String]) -> Outcome {
 
 /// Real processes under random faults. A failing run prints its seed and this door's command line that replays it.
 pub fn faults(args: &[String]) -> Outcome {
-    let flags = Flags::parse(args, &["--seed", "--count"])?;
-    let seed = match flags.number("--seed")? {
-        Some(seed) => seed,
-        None => fresh_seed(),
-    };
-    let count = match flags.number("--count")? {
-        Some(count) => count,
-        None if flags.number("--seed")?.is_some() => 1,
-        None => DEFAULT_FAULT_RUNS,
-    };
-    println!(
-        "runs {seed} .. {} (cargo xtask faults --seed {seed} --count {count})",
-        seed.saturating_add(count)
-    );
+    let (seed, count) = seeds("faults", args, DEFAULT_FAULT_RUNS)?;
     build_release()?;
     // Cargo's own runner: a few hundred runs take longer than nextest lets one test take.
     run(cargo(&["test", "--quiet", "--package", "farkeep-tests", "--test", "faults", "--", "--nocapture"])
@@ -116,6 +90,19 @@ pub fn demo(args: &[String]) -> Outcome {
 
 fn build_release() -> Outcome {
     run(&mut cargo(&["build", "--release", "--package", "farkeep"]))
+}
+
+/// Which seeds a door is to run: the one that is named, those from it on, or so many fresh ones. Says how to run them again.
+fn seeds(door: &str, args: &[String], fresh: u64) -> Result<(u64, u64), String> {
+    let flags = Flags::parse(args, &["--seed", "--count"])?;
+    let named = flags.number("--seed")?;
+    let seed = named.unwrap_or_else(fresh_seed);
+    let count = flags.number("--count")?.unwrap_or(if named.is_some() { 1 } else { fresh });
+    println!(
+        "seeds {seed} .. {} (cargo xtask {door} --seed {seed} --count {count})",
+        seed.saturating_add(count)
+    );
+    Ok((seed, count))
 }
 
 /// A seed nobody chose: the clock's nanoseconds are enough, for it is printed.
