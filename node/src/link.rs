@@ -131,6 +131,23 @@ impl Followership {
             self.machine.tail_cell(cell);
         }
     }
+
+    /// As [`Followership::look`], after a session: the leader may have been told that records are durable here which nobody has looked
+    /// at since. The next hello must name them, or the log is cut off before them.
+    ///
+    /// # Errors
+    /// When what was found cannot be made persistent.
+    fn take_stock(&mut self) -> std::io::Result<()> {
+        let before = self.machine.progress().durable;
+        self.look();
+        let durable = self.machine.progress().durable;
+        if durable > before {
+            self.log.flush_stream(before, durable);
+            self.log.fence();
+            self.log.sync_window()?;
+        }
+        Ok(())
+    }
 }
 
 /// Runs until the node stops.
@@ -349,6 +366,9 @@ impl Link {
                 self.inbox.clear();
                 self.published.clear();
                 self.offer_rdma();
+                if let Some(follows) = &mut *self.node.followership() {
+                    follows.take_stock().context("the log cannot be made persistent")?;
+                }
                 let actions = self.with_machine(Follower::connected);
                 self.carry_out(actions);
             }

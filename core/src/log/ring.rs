@@ -396,7 +396,7 @@ impl LogMap {
     }
 
     /// Starts to make the bytes from `from` to `to` persistent; they are after [`LogMap::fence`]. Not for disks.
-    pub(crate) fn flush_stream(&self, from: Lsn, to: Lsn) {
+    pub fn flush_stream(&self, from: Lsn, to: Lsn) {
         let ring_len = self.geometry().ring_len();
         let len = to.distance_from(from).min(ring_len);
         let at = self.geometry().ring_offset(from);

@@ -442,6 +442,11 @@ impl Cluster {
                         };
                         leading.conns.push(conn);
                     }
+                    // What has come into the window since it was last looked at may be what somebody was told is durable.
+                    self.nodes[index].scan();
+                    if self.nodes[index].dark() {
+                        return self.crash_if_dark(index);
+                    }
                     let Role::Following(following) = &mut self.nodes[index].role else { return };
                     following.control = Some(ours);
                     following.inbox.clear();
