@@ -180,12 +180,12 @@ impl Sessions {
             let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
             let chunks = follower.has_chunk_pieces();
-            let lacks = follower.shipped < until || tail || window.blocked;
+            let lacks = follower.shipped < until || tail;
             let lazy = follower.state == FollowerState::Syncing
                 && until.get().saturating_sub(follower.shipped.get()) < LAZY_BYTES
                 && self.now_ms < session.logged_ms + LAZY_MS;
             let log_due = lacks && !lazy;
-            if !follower.in_reach() || !(log_due || chunks) {
+            if !follower.in_reach() || !(log_due || chunks || window.blocked) {
                 continue;
             }
             if log_due {
