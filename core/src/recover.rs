@@ -398,9 +398,7 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
     }
     // The process may have died and the machine gone on: then records were found that are in the caches only. That
     // another node holds the committed ones does not help: what follows them would hang in the air here.
-    log.flush_stream(state.checkpoint.lsn, found.end.lsn);
-    log.fence();
-    log.sync_window()?;
+    log.persist_stream(state.checkpoint.lsn, found.end.lsn)?;
     log.reset_marks(found.end.lsn, oldest_kept(log, state.checkpoint.lsn, found.end.lsn, state.oldest));
     let mut replayer = Replayer::new(Arc::clone(log), Arc::clone(pool.image()))?;
     replayer.run(found.committed)?;

@@ -131,23 +131,6 @@ impl Followership {
             self.machine.tail_cell(cell);
         }
     }
-
-    /// As [`Followership::look`], after a session: the leader may have been told that records are durable here which nobody has looked
-    /// at since. The next hello must name them, or the log is cut off before them.
-    ///
-    /// # Errors
-    /// When what was found cannot be made persistent.
-    fn take_stock(&mut self) -> std::io::Result<()> {
-        let before = self.machine.progress().durable;
-        self.look();
-        let durable = self.machine.progress().durable;
-        if durable > before {
-            self.log.flush_stream(before, durable);
-            self.log.fence();
-            self.log.sync_window()?;
-        }
-        Ok(())
-    }
 }
 
 /// Runs until the node stops.
@@ -366,9 +349,7 @@ impl Link {
                 self.inbox.clear();
                 self.published.clear();
                 self.offer_rdma();
-                if let Some(follows) = &mut *self.node.followership() {
-                    follows.take_stock().context("the log cannot be made persistent")?;
-                }
+                self.take_stock()?;
                 let actions = self.with_machine(Follower::connected);
                 self.carry_out(actions);
             }
@@ -417,6 +398,22 @@ impl Link {
     fn send(&mut self, body: Body) -> Result<()> {
         let (_, speaker) = self.control.as_ref().context("no control connection")?;
         Ok(speaker.say(body)?)
+    }
+
+    /// Looks at the log of the session that is over. Its leader may have been told that records are durable here which nobody has looked
+    /// at since: the next hello must name them, or the log is cut off before them. And what has been looked at need not be
+    /// persistent: one-sided stores are seen before they are flushed.
+    fn take_stock(&self) -> Result<()> {
+        let found = self.node.followership().as_mut().map(|follows| {
+            follows.look();
+            (Arc::clone(&follows.log), follows.machine.progress())
+        });
+        let Some((log, progress)) = found else { return Ok(()) };
+        if progress.durable > progress.checkpoint {
+            log.persist_stream(progress.checkpoint, progress.durable)
+                .context("the log cannot be made persistent")?;
+        }
+        Ok(())
     }
 
     /// Puts rdma into the next hello, or why it cannot be used.

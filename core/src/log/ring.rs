@@ -396,7 +396,7 @@ impl LogMap {
     }
 
     /// Starts to make the bytes from `from` to `to` persistent; they are after [`LogMap::fence`]. Not for disks.
-    pub fn flush_stream(&self, from: Lsn, to: Lsn) {
+    pub(crate) fn flush_stream(&self, from: Lsn, to: Lsn) {
         let ring_len = self.geometry().ring_len();
         let len = to.distance_from(from).min(ring_len);
         let at = self.geometry().ring_offset(from);
@@ -405,6 +405,16 @@ impl LogMap {
         if len > first {
             self.region.flush(RING_FILE_AT, (len - first) as usize);
         }
+    }
+
+    /// Makes the bytes from `from` to `to` persistent, whatever the medium, and whoever has stored them.
+    ///
+    /// # Errors
+    /// As [`LogMap::sync_window`].
+    pub fn persist_stream(&self, from: Lsn, to: Lsn) -> io::Result<()> {
+        self.flush_stream(from, to);
+        self.fence();
+        self.sync_window()
     }
 
     /// Length of the window in bytes.

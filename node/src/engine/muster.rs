@@ -177,11 +177,9 @@ impl Engine {
         for (at, part) in [(from, &bytes[..head]), (from + head as u64, &bytes[head..])] {
             if !part.is_empty() {
                 window.write(log.window_offset(at), part);
-                window.flush(log.window_offset(at), part.len() as u64)?;
             }
         }
-        window.fence()?;
-        Ok(())
+        Ok(log.persist_stream(from, from + bytes.len() as u64)?)
     }
 
     /// From where on a peer's log is needed here.

@@ -18,7 +18,7 @@ use farkeep_core::recover::{self, LeaderOptions, SyncStart};
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
-use farkeep_fabric::{Identity, LogMemory, LogWindow, RemoteWindow, Window, history};
+use farkeep_fabric::{Identity, LogMemory, RemoteWindow, history};
 use farkeep_follower::{Follower, Holdings, Progress, take_step};
 use farkeep_leader::sync_source::{ChunkRead, Leave};
 use farkeep_leader::{self as leader, FollowerId, HeldReplies, Leader, LocalWatermarks};
@@ -552,16 +552,7 @@ impl Node {
             && end > before
         {
             // Seen is not persistent: a one-sided write becomes visible before it is flushed.
-            let mut window = LogWindow::new(Arc::clone(log));
-            let (at, ring_len) = (log.window_offset(before), log.geometry().ring_len());
-            let ring_at = farkeep_proto::window::RING_AT;
-            let len = end.distance_from(before);
-            let first = len.min(ring_at + ring_len - at);
-            window.flush(at, first).expect("a double's flush");
-            if len > first {
-                window.flush(ring_at, len - first).expect("a double's flush");
-            }
-            window.fence().expect("a double's fence");
+            log.persist_stream(before, end).expect("a double's persist");
         }
         if self.double.blown() {
             return;
