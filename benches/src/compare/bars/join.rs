@@ -12,7 +12,7 @@ use farkeep_benches::load::{self, Limit, Outcome, Workload};
 use farkeep_benches::stop::Stop;
 use serde_json::{Value, json};
 
-use super::Plan;
+use super::{Plan, fill};
 use crate::client::Client;
 use crate::contender::Server;
 use crate::redis::Persistence;
@@ -51,6 +51,9 @@ struct Joining {
     memory_growth_mib: f64,
 }
 
+/// Has a contender's follower join its leader.
+type Join = fn(&Plan, &Stop) -> anyhow::Result<Joining>;
+
 impl Joining {
     fn throughput_ratio(&self) -> f64 {
         self.meanwhile.throughput() / self.before.throughput()
@@ -86,14 +89,15 @@ pub fn run(plan: &Plan, stop: &Stop) -> anyhow::Result<Findings> {
     let mut table = table(&columns, &numbers);
     let mut figures = json!({});
     let mut measured = Vec::new();
-    let mut contenders = vec![("redis", true)];
-    contenders.extend(plan.farkeep.as_ref().map(|_| ("farkeep", false)));
-    for (name, is_redis) in contenders {
+    let mut contenders: Vec<(&str, Join)> = vec![("redis", join_redis)];
+    if plan.farkeep.is_some() {
+        contenders.push(("farkeep", join_farkeep));
+    }
+    for (name, join_once) in contenders {
         let mut joinings = Vec::with_capacity(plan.joins);
         for round in 0..plan.joins {
             eprintln!("  joining | {name} | round {} of {}", round + 1, plan.joins);
-            let joining = if is_redis { join_redis(plan, stop) } else { join_farkeep(plan, stop) };
-            joinings.push(joining.with_context(|| name.to_owned())?);
+            joinings.push(join_once(plan, stop).with_context(|| name.to_owned())?);
         }
         let middle = |figure: &dyn Fn(&Joining) -> f64| median(joinings.iter().map(figure).collect());
         table.add_row([
@@ -153,12 +157,10 @@ fn join_redis(plan: &Plan, stop: &Stop) -> anyhow::Result<Joining> {
 
 fn join_farkeep(plan: &Plan, stop: &Stop) -> anyhow::Result<Joining> {
     let site = Site::new(Medium::Tmpfs, plan)?;
-    let flags = ["--sync-followers", "0"];
-    let mut leader = farkeep::launch(&site.make_dir("leader")?, site.medium, &flags, plan)?;
-    leader.wait_ready(stop)?;
+    let leader = farkeep::alone(&site, plan, stop)?.leader;
     let follower_dir = site.make_dir("follower")?;
     let replicaof = format!("127.0.0.1 {}", leader.address.port());
-    let flags = [flags[0], flags[1], "--replicaof", &replicaof];
+    let flags = ["--sync-followers", "0", "--replicaof", &replicaof];
     join(&leader, plan, stop, || farkeep::launch(&follower_dir, site.medium, &flags, plan))
 }
 
@@ -175,8 +177,7 @@ fn join(
         limit: Limit::Time(SLICE),
         ..plan.workload(leader.address)
     };
-    let filled = load::run(&writers.preload(), stop).context("filling")?;
-    ensure!(filled.errors.total() == 0, "filling got errors: {:?}", filled.errors);
+    fill(&writers, stop)?;
     let slice = |seed| load::run(&Workload { seed, ..writers.clone() }, stop).context("load");
     // The first slice warms up.
     let _ = slice(1)?;

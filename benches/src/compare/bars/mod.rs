@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use comfy_table::Table;
-use farkeep_benches::load::{Limit, Workload};
+use farkeep_benches::load::{self, Limit, Workload};
+use farkeep_benches::stop::Stop;
 
 use crate::contender::Kind;
 use crate::report::{show, table};
@@ -90,6 +92,13 @@ impl Plan {
             ..Workload::new(address, Limit::Requests(self.keys))
         }
     }
+}
+
+/// Sets each of the workload's keys once.
+pub fn fill(workload: &Workload, stop: &Stop) -> anyhow::Result<()> {
+    let outcome = load::run(&workload.preload(), stop).context("filling")?;
+    ensure!(outcome.errors.total() == 0, "filling got errors: {:?}", outcome.errors);
+    Ok(())
 }
 
 /// The first series of that kind.

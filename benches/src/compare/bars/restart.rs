@@ -10,7 +10,7 @@ use farkeep_benches::load::{self, Workload};
 use farkeep_benches::stop::Stop;
 use serde_json::json;
 
-use super::Plan;
+use super::{Plan, fill};
 use crate::client::{Answer, Client};
 use crate::contender::Server;
 use crate::redis::Persistence;
@@ -81,7 +81,7 @@ fn restart_redis(snapshot: bool, keys: u64, plan: &Plan, stop: &Stop) -> anyhow:
     let dir = site.make_dir("redis")?;
     let persistence = if snapshot { Persistence::Nothing } else { Persistence::EverySecond };
     let mut server = redis::start(persistence, &dir, None, plan, stop)?;
-    fill(&server, keys, plan, stop)?;
+    fill(&workload(&server, keys, plan), stop)?;
     if snapshot {
         let saved = Client::connect(server.address)?.call(&["SAVE"])?;
         ensure!(saved == Answer::Status("OK".into()), "SAVE answered {saved:?}");
@@ -98,7 +98,7 @@ fn restart_farkeep(keys: u64, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<f6
     let flags = ["--sync-followers", "0"];
     let mut server = farkeep::launch(&dir, site.medium, &flags, plan)?;
     server.wait_ready(stop)?;
-    fill(&server, keys, plan, stop)?;
+    fill(&workload(&server, keys, plan), stop)?;
     let mut times_ms = Vec::with_capacity(plan.restarts);
     for _ in 0..plan.restarts {
         server.child.kill()?;
@@ -116,12 +116,6 @@ fn restart_farkeep(keys: u64, plan: &Plan, stop: &Stop) -> anyhow::Result<Vec<f6
 
 fn workload(server: &Server, keys: u64, plan: &Plan) -> Workload {
     Workload { keys, value_len: plan.restart_value_len, ..plan.workload(server.address) }
-}
-
-fn fill(server: &Server, keys: u64, plan: &Plan, stop: &Stop) -> anyhow::Result<()> {
-    let outcome = load::run(&workload(server, keys, plan).preload(), stop).context("filling")?;
-    ensure!(outcome.errors.total() == 0, "filling got errors: {:?}", outcome.errors);
-    Ok(())
 }
 
 /// Asks until SET and GET are both served; the time since `begun` in milliseconds.
