@@ -34,10 +34,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 const IDLE_LOOKS: u32 = 20;
 /// Longest sleep.
 const SLEEP: Duration = Duration::from_millis(250);
-/// Longest sleep in the middle of a delta sync, where each step and all of the log that it needs wake the thread.
-const SYNC_SLEEP: Duration = Duration::from_millis(20);
 /// The same while it is to stand still.
 const PAUSED_SLEEP: Duration = Duration::from_secs(1);
+/// Longest sleep in the middle of a delta sync, where each step and all of the log that it needs wake the thread.
+const SYNC_SLEEP: Duration = Duration::from_millis(20);
 
 /// What a step has done.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ enum Step {
 /// Runs until the node stops; a last checkpoint makes the next start short.
 pub fn run(node: &Arc<Node>) {
     let mut idle_looks = 0;
-    let mut spare = Spare::new();
+    let mut spare = Spare::default();
     while !node.stopping.load(Ordering::Acquire) {
         grow_ahead(node);
         if node.replay_paused.load(Ordering::Relaxed) {
@@ -107,6 +107,7 @@ fn grow_ahead(node: &Node) {
     }
 }
 
+/// One step, towards what is committed and, on a follower, of a walk over the image.
 fn step(node: &Node, spare: &mut Spare, idle: bool) -> Result<Step, ReplayError> {
     // A leader is told by the engine what is committed, a follower by its followership.
     let follows = node.followership().is_some();

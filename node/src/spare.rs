@@ -9,6 +9,8 @@
 //! an ordinary thread until it has had it. Nobody else waits for a thread in [`Spare::run`], unless for what it holds: take no lock
 //! into it that a client's command needs.
 
+use std::io::ErrorKind;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use farkeep_core::sched::{Class, set_class};
@@ -24,11 +26,26 @@ const GRAIN: Duration = Duration::from_millis(2);
 /// Nice value where a thread may not come back from `SCHED_IDLE`: about a third of an ordinary thread's weight.
 const NICENESS: i32 = 5;
 
+/// Whether threads of this process may come back from `SCHED_IDLE`. One that may not would be stuck there, so another one tries, once.
+fn may_come_back() -> bool {
+    static TRIED: OnceLock<bool> = OnceLock::new();
+    *TRIED.get_or_init(|| {
+        let there_and_back = || set_class(Class::Idle).and_then(|()| set_class(Class::Ordinary));
+        let probe = std::thread::Builder::new().name("spare-probe".to_owned()).spawn(there_and_back);
+        let result = probe.and_then(|probe| probe.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())));
+        if let Err(error) = &result {
+            tracing::debug!(
+                %error,
+                "threads may not come back from SCHED_IDLE here (RLIMIT_NICE): delta syncs run at the clients' expense"
+            );
+        }
+        result.is_ok()
+    })
+}
+
 /// For the thread that makes it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Spare {
-    /// The thread may change its class and come back.
-    may_give_way: bool,
     /// How long the work has taken lately, ...
     took: Duration,
     /// ... and how long of that it had a processor.
@@ -36,36 +53,19 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// Finds out whether this thread may change its class.
-    pub fn new() -> Self {
-        // A thread that cannot come back is stuck, so another one tries.
-        let probe = std::thread::Builder::new()
-            .name("spare-probe".to_owned())
-            .spawn(|| set_class(Class::Idle).and_then(|()| set_class(Class::Ordinary)));
-        let may_give_way = match probe.map(|probe| probe.join()) {
-            Ok(Ok(Err(error))) => {
-                tracing::debug!(%error, "a thread may not come back from SCHED_IDLE here (RLIMIT_NICE): delta syncs run at the clients' expense");
-                false
-            }
-            tried => matches!(tried, Ok(Ok(Ok(())))),
-        };
-        Self { may_give_way, took: Duration::ZERO, had: Duration::ZERO }
-    }
-
-    /// For a thread that does nothing else: makes it nice where it may not do better.
-    #[must_use]
-    pub fn or_nice(self) -> Self {
-        if !self.may_give_way
+    /// For a thread that does nothing else: one that is nice, where it may not do better.
+    pub fn or_nice() -> Self {
+        if !may_come_back()
             && let Err(error) = setpriority_process(Some(rustix::thread::gettid()), NICENESS)
         {
             tracing::debug!(%error, "the thread stays an ordinary one");
         }
-        self
+        Self::default()
     }
 
     /// Does some work, of milliseconds rather than more.
     pub fn run<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        let gives_way = self.may_give_way && !self.is_starved() && set_class(Class::Idle).is_ok();
+        let gives_way = !self.is_starved() && may_come_back() && set_class(Class::Idle).is_ok();
         let (began, had) = (Instant::now(), processor_time());
         let result = work();
         self.took += began.elapsed();
@@ -75,7 +75,6 @@ impl Spare {
         }
         if gives_way && let Err(error) = set_class(Class::Ordinary) {
             tracing::warn!(%error, "a thread could not come back from SCHED_IDLE; it works when nobody else does");
-            self.may_give_way = false;
         }
         result
     }
@@ -98,7 +97,7 @@ mod tests {
     #[test]
     fn work_that_gets_less_than_its_share_stops_giving_way_until_it_had_it() {
         let ms = Duration::from_millis;
-        let spare = |took, had| Spare { may_give_way: true, took: ms(took), had: ms(had) };
+        let spare = |took, had| Spare { took: ms(took), had: ms(had) };
         assert!(!spare(0, 0).is_starved());
         assert!(!spare(2, 0).is_starved(), "a moment proves nothing");
         assert!(spare(60, 10).is_starved());
@@ -113,9 +112,8 @@ mod tests {
             stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().to_owned()
         };
         std::thread::spawn(move || {
-            let mut spare = Spare::new();
-            let inside = spare.run(class);
-            assert_eq!(inside, if spare.may_give_way { "5" } else { "0" });
+            let inside = Spare::default().run(class);
+            assert_eq!(inside, if may_come_back() { "5" } else { "0" });
             assert_eq!(class(), "0");
         })
         .join()

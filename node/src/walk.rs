@@ -30,10 +30,9 @@ const MAX_ARREARS: Duration = Duration::from_millis(20);
 
 /// Runs until the node stops.
 pub fn run(node: &Arc<Node>) {
-    let spare = Spare::new().or_nice();
     let mut walker = Walker {
         node: Arc::clone(node),
-        spare,
+        spare: Spare::or_nice(),
         last: None,
         rest: PAUSE,
         may_send_at: Instant::now(),
