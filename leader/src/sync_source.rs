@@ -68,11 +68,6 @@ pub struct Leave {
     pub mark: bool,
 }
 
-impl Leave {
-    /// Anything.
-    pub const ALL: Self = Self { read: true, mark: true };
-}
-
 /// A chunk, as it was read between two records.
 #[derive(Clone, Debug)]
 pub struct ChunkRead {
