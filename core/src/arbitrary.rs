@@ -28,7 +28,7 @@ pub fn recover_arbitrary(log: &[u8], image: &[u8], mend: bool) {
     if mend {
         mend_checksums(&mut log);
     }
-    let double = CrashDouble::holding(&log, image).expect("memory for two files");
+    let double = CrashDouble::holding(log, image.to_vec()).expect("memory for two files");
     let options = small_pool();
     let Ok(pool) = Pool::on_double(&double, &options) else { return };
     survey(pool.log());

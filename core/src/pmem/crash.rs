@@ -58,11 +58,11 @@ struct Books {
 impl CrashDouble {
     /// A node without any files.
     pub fn new() -> io::Result<Arc<CrashDouble>> {
-        CrashDouble::holding(&[], &[])
+        CrashDouble::holding(Vec::new(), Vec::new())
     }
 
     /// A node whose files hold these bytes, persistently.
-    pub fn holding(log: &[u8], image: &[u8]) -> io::Result<Arc<CrashDouble>> {
+    pub fn holding(log: Vec<u8>, image: Vec<u8>) -> io::Result<Arc<CrashDouble>> {
         let file = |name: &str, bytes: &[u8]| -> io::Result<Arc<File>> {
             let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
             file.set_len(bytes.len() as u64)?;
@@ -74,8 +74,8 @@ impl CrashDouble {
             }
             Ok(Arc::new(file))
         };
-        let files = [file("farkeep-log", log)?, file("farkeep-image", image)?];
-        let books = Books { shadows: [log.to_vec(), image.to_vec()], ..Books::default() };
+        let files = [file("farkeep-log", &log)?, file("farkeep-image", &image)?];
+        let books = Books { shadows: [log, image], ..Books::default() };
         Ok(Arc::new(CrashDouble { files, books: Mutex::new(books) }))
     }
 
@@ -105,22 +105,34 @@ impl CrashDouble {
 
     fn point(&self, books: &mut Books) {
         if books.fuse == Some(books.points) && books.kept.is_none() {
-            books.kept = Some(MEDIA.map(|medium| {
-                let memory = self.memory(medium);
-                let shadow = padded(&books.shadows[medium as usize], memory.len());
-                (memory, shadow)
-            }));
+            books.kept = Some(self.wreck(books));
         }
         books.points += 1;
     }
 
     /// The bytes that one of the files holds now.
     pub fn memory(&self, medium: Medium) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.read(medium, &mut bytes);
+        bytes
+    }
+
+    /// Has `bytes` hold what one of the files holds now. A buffer that was used before saves time.
+    fn read(&self, medium: Medium, bytes: &mut Vec<u8>) {
         let file = &self.files[medium as usize];
         let len = file.metadata().expect("a memfd has a length").len() as usize;
-        let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, 0).expect("a memfd can be read");
-        bytes
+        bytes.resize(len, 0);
+        file.read_exact_at(bytes, 0).expect("a memfd can be read");
+    }
+
+    /// Memory and shadows as they are now, of the same lengths.
+    fn wreck(&self, books: &Books) -> [(Vec<u8>, Vec<u8>); 2] {
+        MEDIA.map(|medium| {
+            let memory = self.memory(medium);
+            let mut shadow = books.shadows[medium as usize].clone();
+            shadow.resize(memory.len(), 0);
+            (memory, shadow)
+        })
     }
 
     pub(super) fn flush(&self, medium: Medium, at: u64, bytes: &[u8]) {
@@ -143,17 +155,16 @@ impl CrashDouble {
         for (medium, at, lines) in std::mem::take(&mut books.pending) {
             let shadow = &mut books.shadows[medium as usize];
             if shadow.len() < at + lines.len() {
-                *shadow = padded(shadow, (at + lines.len()).next_multiple_of(GROW_STEP));
+                shadow.resize((at + lines.len()).next_multiple_of(GROW_STEP), 0);
             }
             shadow[at..][..lines.len()].copy_from_slice(&lines);
         }
     }
 
     pub(super) fn sync(&self, medium: Medium) -> io::Result<()> {
-        let memory = self.memory(medium);
         let mut books = self.books();
         self.point(&mut books);
-        books.shadows[medium as usize] = memory;
+        self.read(medium, &mut books.shadows[medium as usize]);
         Ok(())
     }
 
@@ -161,24 +172,10 @@ impl CrashDouble {
     /// what of the rest survives: it returns uniformly distributed numbers.
     pub fn crash(&self, mut coin: impl FnMut() -> u64) -> io::Result<Arc<CrashDouble>> {
         let mut books = self.books();
-        let wreck = books.kept.take().unwrap_or_else(|| {
-            MEDIA.map(|medium| {
-                let memory = self.memory(medium);
-                let shadow = padded(&books.shadows[medium as usize], memory.len());
-                (memory, shadow)
-            })
-        });
+        let wreck = books.kept.take().unwrap_or_else(|| self.wreck(&books));
         let [log, image] = wreck.map(|(memory, shadow)| survivors(&memory, shadow, &mut coin));
-        CrashDouble::holding(&log, &image)
+        CrashDouble::holding(log, image)
     }
-}
-
-/// `bytes` and as many zeros as it takes to make `len`, or the first `len` of them.
-fn padded(bytes: &[u8], len: usize) -> Vec<u8> {
-    let mut padded = vec![0; len];
-    let kept = bytes.len().min(len);
-    padded[..kept].copy_from_slice(&bytes[..kept]);
-    padded
 }
 
 /// Memory as it is found after a crash: each word either as persisted or as last stored.
