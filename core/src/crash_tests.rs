@@ -148,8 +148,7 @@ fn sweep(domain: Domain, life: fn(&Arc<CrashDouble>, Domain) -> Journal) {
         let wreck = double.crash(|| dice.roll()).unwrap();
         // Half of the wrecks crash once more, somewhere in recovery or in what follows it.
         if point % 2 == 0 {
-            let again =
-                CrashDouble::holding(wreck.memory(Medium::Log), wreck.memory(Medium::Image)).unwrap();
+            let again = CrashDouble::holding(wreck.memory(Medium::Log), wreck.memory(Medium::Image)).unwrap();
             again.set_fuse(dice.roll() % 24);
             if let Ok(pool) = Pool::on_double(&again, &options(domain)) {
                 drop(start(&pool, 9));

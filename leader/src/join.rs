@@ -35,7 +35,8 @@ pub(crate) enum Decision {
     Refuse(Refuse),
 }
 
-pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
+/// `sync_asked_for`: an operator does not trust what the follower holds.
+pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> Decision {
     let epoch = ours.history.last().map_or(0, |reign| reign.epoch);
     let refuse =
         |reason: RefuseReason, text: String| Decision::Refuse(Refuse { reason: reason.into(), text, epoch });
@@ -100,7 +101,9 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello) -> Decision {
         Ok(chosen) => chosen,
         Err(why) => return refuse(RefuseReason::NoFabric, why),
     };
-    let why_not = if common < applied {
+    let why_not = if sync_asked_for {
+        "an operator asked for it".to_owned()
+    } else if common < applied {
         format!(
             "its image already holds LSN {applied}, but its log and the leader's are the same only up to {common}"
         )
@@ -186,7 +189,7 @@ mod tests {
             fabrics: &[FabricKind::Tcp],
             unusable: &[],
         };
-        decide(&ours, hello)
+        decide(&ours, hello, false)
     }
 
     #[track_caller]

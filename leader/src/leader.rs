@@ -3,9 +3,9 @@
 mod time;
 mod walk;
 
-pub use walk::Walked;
+pub use walk::{ResyncError, Walked};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farkeep_core::chunk::DEFAULT_CHUNK_LEN;
 use farkeep_core::log::{EpochHistory, Position};
@@ -267,6 +267,8 @@ pub struct Leader {
     lag: lag::Clock,
     /// When a transaction last found no room in the ring.
     out_of_room_ms: Option<u64>,
+    /// Nodes that are to be synced when they come back, whatever they hold.
+    to_resync: BTreeSet<Vec<u8>>,
     /// Scratch space for the k-th best.
     positions: Vec<Lsn>,
 }
@@ -292,6 +294,7 @@ impl Leader {
             sessions: 0,
             lag: lag::Clock::new(start.established),
             out_of_room_ms: None,
+            to_resync: BTreeSet::new(),
             positions: Vec::new(),
         };
         leader.recompute();
@@ -501,7 +504,8 @@ impl Leader {
             fabrics: &peer.fabrics,
             unusable: &peer.unusable,
         };
-        let (from, sync, fabric, fabric_reason) = match decide(&ours, hello) {
+        let asked_for = self.to_resync.contains(&hello.node_id);
+        let (from, sync, fabric, fabric_reason) = match decide(&ours, hello, asked_for) {
             Decision::Resume { from, fabric, fabric_reason } => (from, None, fabric, fabric_reason),
             Decision::Sync { why, fabric, fabric_reason } => {
                 let Some(at) = image() else {
@@ -608,6 +612,8 @@ impl Leader {
             follower.state = match &mut follower.walk {
                 Some(walk) => {
                     walk.begin();
+                    // It has given up what it held.
+                    self.to_resync.remove(&follower.node_id);
                     FollowerState::Syncing
                 }
                 None => FollowerState::CatchingUp,

@@ -24,5 +24,5 @@ pub use followers::{FollowerEntry, FollowerId, FollowerState};
 pub use held::HeldReplies;
 pub use leader::{
     Action, Availability, Config, ImageAt, Join, Leader, LeaderError, LocalWatermarks, NoReplicas,
-    OnFollowerLoss, Peer, Shipment, Start, Walked,
+    OnFollowerLoss, Peer, ResyncError, Shipment, Start, Walked,
 };

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use farkeep_core::log::Position;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::sim::{self, FarEnd, MemoryWindow};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricKind, Identity, LogMemory, Sending, Ticket, Window};
 use farkeep_leader::{
-    Action, Availability, Config, FollowerId, FollowerState, Join, Leader, LeaderError, LocalWatermarks,
-    OnFollowerLoss, Peer, Shipment, Start, ship,
+    Action, Availability, Config, FollowerId, FollowerState, ImageAt, Join, Leader, LeaderError,
+    LocalWatermarks, OnFollowerLoss, Peer, ResyncError, Shipment, Start, ship,
 };
 use farkeep_proto::control::{self, Body, FabricOffer, Hello, PROTOCOL_VERSION, RefuseReason, Reign, Status};
 use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TailCell, window_len};
@@ -466,4 +467,40 @@ fn every_stage_of_a_follower_lags_by_its_own_time_and_an_idle_group_by_none() {
     let sums = [&stages.posted, &stages.durable, &stages.applied, &leader.lag().committed]
         .map(|stage| stage.report().sum_us);
     assert_eq!(sums, [700, 1_500, 4_000, 1_500]);
+}
+
+#[test]
+fn an_operators_resync_begins_anew_with_what_could_have_gone_on_unless_the_follower_is_needed() {
+    let mut leader = with_sync(1);
+    let [a, b] = [2, 3].map(|node| join(&mut leader, node, 1032));
+    append(&mut leader, 2000);
+    ship(&mut leader, a, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(2000));
+    assert_eq!(leader.resync(a, false), Err(ResyncError::Needed { others: 0, needed: 1 }), "b lacks it");
+    ship(&mut leader, b, 1).unwrap();
+    assert!(matches!(leader.resync(a, false), Ok(Some(Action::Dropped { id, .. })) if id == a));
+    assert_eq!(leader.resync(a, false), Err(ResyncError::NotInReach));
+    let position = Position { lsn: Lsn::new(1500), crc: 7, epoch: Epoch::new(4) };
+    let at = ImageAt { position, image_len: 1 << 20 };
+    for _ in 0..2 {
+        // The first attempt may come to nothing.
+        let Join::Accepted { id, welcome, why_sync, .. } =
+            leader.join(0, &hello(2, 2000), &peer(), || Some(at))
+        else {
+            panic!()
+        };
+        assert_eq!(why_sync.as_deref(), Some("an operator asked for it"));
+        assert_eq!((welcome.resume_lsn, welcome.begin_sync.is_some()), (1500, true));
+        assert_eq!(leader.resync(id, true), Err(ResyncError::NotInReach), "it has not begun yet");
+    }
+    let joining = leader.followers().find(|follower| follower.state == FollowerState::Joining).unwrap().id;
+    leader.ready(0, joining).unwrap();
+    assert_eq!(leader.follower(joining).unwrap().state, FollowerState::Syncing);
+    leader.leave(joining);
+    let Join::Accepted { welcome, .. } = leader.join(0, &hello(2, 2000), &peer(), || Some(at)) else {
+        panic!()
+    };
+    assert!(welcome.begin_sync.is_none(), "once is enough");
+    assert_eq!(leader.resync(b, false), Err(ResyncError::Needed { others: 0, needed: 1 }));
+    assert!(leader.resync(b, true).is_ok());
 }

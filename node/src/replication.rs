@@ -13,6 +13,7 @@
 //! no writer notices.
 
 mod control_peer;
+mod known;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
@@ -26,6 +27,7 @@ use farkeep_leader::{FollowerEntry, FollowerId, FollowerState, Leader, LeaderErr
 use farkeep_proto::control::{self, Body, FabricOffer, Hello, RdmaWindow, TryRdma};
 
 pub use self::control_peer::ControlPeer;
+use self::known::Known;
 use crate::config::DurabilityChoice;
 pub use crate::config::LeaderAddress;
 use crate::engine::Engine;
@@ -126,24 +128,12 @@ impl std::fmt::Debug for Attached {
     }
 }
 
-/// A follower that this leader has had, for the others to be told of.
-#[derive(Debug)]
-struct Known {
-    node_id: Vec<u8>,
-    address: control::PeerAddress,
-    /// Since when it has been gone, and where the log ended then.
-    gone: Option<(u64, Lsn)>,
-}
-
-/// A follower that has been gone for so long, and of whose log the others hold all that matters, is not coming back.
-const FORGET_MS: u64 = 60_000;
-
 /// The sessions of one reign.
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_id: HashMap<FollowerId, Session>,
-    /// All followers of this reign, also those that went: any of them may hold what a failover must not lose.
-    known: Vec<Known>,
+    /// All followers of this reign, also those that went.
+    known: Known,
     /// What of them the pool remembers.
     remembered: Option<control::Peers>,
     done: Vec<Completion>,
@@ -163,8 +153,7 @@ pub struct Sessions {
 impl Sessions {
     /// No sessions yet, in a group that had these followers.
     pub fn knowing(addresses: Vec<control::PeerAddress>) -> Self {
-        let known = |address| Known { node_id: Vec::new(), address, gone: None };
-        Self { known: addresses.into_iter().map(known).collect(), ..Self::default() }
+        Self { known: Known::of(addresses), ..Self::default() }
     }
 
     /// Posts what it lacks to every follower that was not sent the log up to `until` yet; with `tail` to every one, for the
@@ -321,6 +310,7 @@ impl Sessions {
     pub fn dropped(&mut self, id: FollowerId, name: &str, reason: &str) {
         if self.by_id.remove(&id).is_some() {
             tracing::warn!(follower = name, reason, "lost a follower");
+            self.known.note_lost(name, reason);
         }
     }
 
@@ -345,9 +335,9 @@ impl Sessions {
     /// Those that are gone count as well: whatever was acknowledged because of them may be nowhere else, and they may come back to this
     /// leader when it has been replaced without knowing. They are forgotten when neither is likely any more.
     pub fn introduce(&mut self, node: &Node, leader: &Leader) {
-        self.note_known(leader);
+        self.known.note(leader, self.now_ms);
         let sync = leader.config().sync_followers;
-        let followers: Vec<_> = self.known.iter().map(|known| known.address.clone()).collect();
+        let followers: Vec<_> = self.known.addresses().cloned().collect();
         let all = control::Peers { followers, sync_followers: sync as u32, yourself: None };
         if self.remembered.as_ref() != Some(&all) {
             peers::save(&node.config().pool, None, &all);
@@ -367,25 +357,9 @@ impl Sessions {
         }
     }
 
-    fn note_known(&mut self, leader: &Leader) {
-        for follower in leader.followers() {
-            let address = address_of(follower);
-            let same = |known: &Known| known.node_id == follower.node_id || known.address == address;
-            match self.known.iter_mut().find(|known| same(known)) {
-                Some(known) => *known = Known { node_id: follower.node_id.clone(), address, gone: None },
-                None => {
-                    self.known.push(Known { node_id: follower.node_id.clone(), address, gone: None });
-                }
-            }
-        }
-        let (now_ms, sync) = (self.now_ms, leader.config().sync_followers.max(1));
-        self.known.retain_mut(|known| {
-            if leader.followers().any(|follower| follower.node_id == known.node_id) {
-                return true;
-            }
-            let (since_ms, end) = *known.gone.get_or_insert((now_ms, leader.appended()));
-            now_ms.saturating_sub(since_ms) < FORGET_MS || leader.followers_durable_at(end) < sync
-        });
+    /// The followers of this reign that are gone, and why.
+    pub fn lost(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.known.lost()
     }
 
     /// Takes what is to be sent on a control channel; `None` when the session is over. Published messages stay while

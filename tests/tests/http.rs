@@ -126,6 +126,8 @@ fn probes_tell_a_node_that_serves_from_one_that_does_not() {
     wait::until("the leader to refuse writes and say so", || ready(leader.1) == 503);
     assert_eq!(status(leader.1)["verdict"]["state"], "refusing-writes");
     assert_eq!(status(leader.1)["lost"][0]["name"], format!("127.0.0.1:{}", pair.follower.port()));
+    let why = status(leader.1)["lost"][0]["why"].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("closed") || why.contains("reset") || why.contains("silent"), "{why}");
     pair.follower.restart();
     wait::until("it to be ready again", || ready(leader.1) == 200);
     pair.leader.kill();
@@ -244,6 +246,17 @@ fn failover_by_http_works_with_actions_on_and_is_impossible_with_anything_missin
     wait::until("the scrub to be over and told", || {
         let status = http::request(port, "GET", "/api/v1/status", &all[..1], "").json();
         status["walks"]["scrubs"] == 1 && status["walks"]["scrub_mismatches"] == 0
+    });
+    let resync = |body: &str| http::request(port, "POST", "/api/v1/actions/resync", &all, body);
+    let name = format!("127.0.0.1:{}", follower.port());
+    assert_eq!(resync(r#"{"confirm":"resync"}"#).status, 400, "whom?");
+    let needed = resync(&format!(r#"{{"confirm":"resync","target":"{name}"}}"#));
+    assert_eq!(needed.status, 409, "{needed:?}");
+    let forced = resync(&format!(r#"{{"confirm":"resync","target":"{name}","force":true}}"#));
+    assert_eq!(forced.status, 200, "{forced:?}");
+    wait::until("the sync to be over and told", || {
+        let status = http::request(port, "GET", "/api/v1/status", &all[..1], "").json();
+        status["walks"]["syncs"] == 1 && status["followers"][0]["state"] == "streaming"
     });
     let answer = with(port, &[&token, "Sec-Fetch-Site: same-origin"], body);
     assert_eq!(answer.status, 200, "{answer:?}");

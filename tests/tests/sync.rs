@@ -320,3 +320,45 @@ fn farkeep_failover_passes_over_a_follower_in_the_middle_of_a_sync() {
     assert_filled(&halfway, 0..40_000, 500);
     assert_identical_images(whole, halfway);
 }
+
+#[test]
+fn an_operator_has_a_follower_synced_anew_if_the_others_suffice_or_by_force() {
+    let leader = ServerBuilder::farkeep().args("--sync-followers 1").start();
+    let follower = || {
+        let of = format!("127.0.0.1 {}", leader.port());
+        ServerBuilder::farkeep().args("--sync-followers 1").directive("replicaof", &of).start()
+    };
+    let mut first = follower();
+    expect_link_trouble(&mut first);
+    wait_until_up(&first);
+    fill(&leader, 0..2000, 500);
+    let resync = |node: &Server, force: &[&str]| {
+        let port = first.port().to_string();
+        let argv = [&["FARKEEP", "RESYNC", "127.0.0.1", &port][..], force].concat();
+        let said = node.client().command(&argv);
+        said.text().or(said.error().map(str::to_owned)).expect("a status or an error")
+    };
+    assert!(resync(&first, &[]).contains("ERR a resync is begun on the leader"));
+    assert!(resync(&leader, &["NOW"]).contains("ERR unknown subcommand or wrong number of arguments"));
+    let refused = resync(&leader, &[]);
+    assert!(refused.contains("without it 0 of the 1 followers"), "{refused}");
+    assert_eq!(first.info("replication", "master_link_status"), "up");
+    let second = follower();
+    wait_until_up(&second);
+    let syncs = || number(&leader, "farkeep", "farkeep_syncs_total");
+    let before = syncs();
+    assert!(resync(&leader, &[]).starts_with("Resync started"));
+    wait::until("the sync to be over", || syncs() == before + 1);
+    wait_until_up(&first);
+    fill(&leader, 2000..2100, 500);
+    drop(second);
+    wait::until("the other one to be gone", || leader.info("replication", "connected_slaves") == "1");
+    assert!(resync(&leader, &["FORCE"]).starts_with("Resync started"));
+    wait::until("the second sync to be over", || syncs() == before + 2);
+    wait_until_up(&first);
+    fill(&leader, 2100..2200, 500);
+    assert_filled(&first, 0..2200, 500);
+    let mut leader = leader;
+    expect_link_trouble(&mut leader);
+    assert_identical_images(leader, first);
+}

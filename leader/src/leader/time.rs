@@ -98,7 +98,7 @@ impl Leader {
         used > (self.identity.ring_len - self.identity.segment_len) / 8 * 7
     }
 
-    fn give_up(&mut self, id: FollowerId, reason: String) -> Option<Action> {
+    pub(super) fn give_up(&mut self, id: FollowerId, reason: String) -> Option<Action> {
         let name = self.leave(id)?.name();
         Some(Action::Dropped { id, name, reason })
     }

@@ -7,7 +7,7 @@ use farkeep_core::lsn::Lsn;
 use farkeep_fabric::Ticket;
 use farkeep_proto::control::{Body, ChunkAnswer};
 
-use super::{Leader, LeaderError};
+use super::{Action, Leader, LeaderError};
 use crate::followers::{FollowerEntry, FollowerId, FollowerState};
 use crate::sync_source::{ChunkRead, Job, Leave, Piece, PostedChunk, Purpose, SyncSource, WalkProgress};
 
@@ -18,6 +18,25 @@ pub struct Walked {
     pub purpose: Purpose,
     /// How it went.
     pub progress: WalkProgress,
+}
+
+/// Why a follower is not synced anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ResyncError {
+    /// There is no such follower, or it is not up to date.
+    #[error("it is not in reach, or in the middle of a delta sync already")]
+    NotInReach,
+    /// Without it there are too few others.
+    #[error(
+        "without it {others} of the {needed} followers that a write needs hold all that is acknowledged: until the sync has ended, writes \
+         would be refused, and what is acknowledged could be lost with this node"
+    )]
+    Needed {
+        /// How many others hold all that is acknowledged.
+        others: usize,
+        /// `sync-followers`.
+        needed: usize,
+    },
 }
 
 impl Leader {
@@ -35,6 +54,26 @@ impl Leader {
             begun += 1;
         }
         begun
+    }
+
+    /// Ends a follower's session, so that it joins again with a delta sync, as if nothing were known of what it holds. This does not
+    /// survive the reign.
+    ///
+    /// # Errors
+    /// [`ResyncError`]. With `force` it does not matter that it is needed.
+    pub fn resync(&mut self, id: FollowerId, force: bool) -> Result<Option<Action>, ResyncError> {
+        let follower = self.followers.get(&id).ok_or(ResyncError::NotInReach)?;
+        if !follower.counts() {
+            return Err(ResyncError::NotInReach);
+        }
+        let committed = self.committed();
+        let others = self.counting().filter(|other| other.id != id && other.durable >= committed).count();
+        let needed = self.config.sync_followers;
+        if others < needed && !force {
+            return Err(ResyncError::Needed { others, needed });
+        }
+        self.to_resync.insert(follower.node_id.clone());
+        Ok(self.give_up(id, "an operator asked for a resync".to_owned()))
     }
 
     /// Whether any walk is under way.

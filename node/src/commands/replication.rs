@@ -275,7 +275,7 @@ pub fn reply_wait(wait: &WaitFor, reached: Reached, out: &mut Vec<u8>) {
     reply.int(reached.followers as i64);
 }
 
-/// FARKEEP SCRUB | HELP
+/// FARKEEP SCRUB | RESYNC host port \[FORCE\] | HELP
 pub fn farkeep(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     if argv[1].eq_ignore_ascii_case(b"scrub") && argv.len() == 2 {
         match call.engine.scrub(call.node, call.now) {
@@ -285,9 +285,21 @@ pub fn farkeep(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         }
         return Flow::Continue;
     }
+    let force = argv.len() == 5 && argv[4].eq_ignore_ascii_case(b"force");
+    if argv[1].eq_ignore_ascii_case(b"resync") && (argv.len() == 4 || force) {
+        let name = format!("{}:{}", String::from_utf8_lossy(argv[2]), String::from_utf8_lossy(argv[3]));
+        match call.engine.resync(call.node, &name, force) {
+            Ok(()) => call.reply().simple("Resync started"),
+            Err(why) => call.error(&format!("ERR {why:.512}")),
+        }
+        return Flow::Continue;
+    }
     if argv[1].eq_ignore_ascii_case(b"help") && argv.len() == 2 {
-        const LINES: [&str; 5] = [
+        const LINES: [&str; 8] = [
             "FARKEEP <subcommand>. Subcommands are:",
+            "RESYNC <host> <port> [FORCE]",
+            "    Make a follower's image this leader's by a delta sync, whatever it holds.",
+            "    FORCE: also one without which writes are refused until the sync has ended.",
             "SCRUB",
             "    Compare the followers' images with this leader's, and repair what differs.",
             "HELP",

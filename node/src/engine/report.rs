@@ -214,7 +214,8 @@ impl Engine {
                         elapsed_ms: now.ms.saturating_sub(progress.since_ms),
                     }),
                 });
-                info.role = RoleInfo::Leader { followers: followers.collect() };
+                let lost = leading.sessions.lost().map(|(name, why)| (name.to_owned(), why.to_owned()));
+                info.role = RoleInfo::Leader { followers: followers.collect(), lost: lost.collect() };
             }
             Role::Follower(following) => {
                 info.image_used_bytes = following.view.as_ref().map_or(0, View::image_len);

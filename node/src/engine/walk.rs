@@ -80,6 +80,25 @@ impl Engine {
         Some(begun)
     }
 
+    /// FARKEEP RESYNC: a follower's image is made this node's by a delta sync, as if nothing were known of what it holds. `name` is
+    /// its address and port.
+    ///
+    /// # Errors
+    /// Why not, for the operator.
+    pub fn resync(&mut self, node: &Node, name: &str, force: bool) -> Result<(), String> {
+        let Role::Leader(leading) = &mut self.role else {
+            return Err("a resync is begun on the leader".to_owned());
+        };
+        let follower = leading.machine.followers().find(|follower| follower.name() == name);
+        let id = follower.map(|follower| follower.id).ok_or_else(|| format!("no follower {name}"))?;
+        let dropped = leading.machine.resync(id, force).map_err(|why| format!("{name}: {why}"))?;
+        if let Some(dropped) = dropped {
+            leading.carry_out(dropped);
+        }
+        node.wake_workers();
+        Ok(())
+    }
+
     /// A follower has answered a step of a walk.
     ///
     /// # Errors

@@ -35,7 +35,11 @@ struct Asked {
     /// The action's name, as the person typed it.
     confirm: String,
     /// FAILOVER: address and port of the follower that is to lead; whoever is first to hold the whole log if there is none.
+    /// Resync: the follower.
     target: Option<String>,
+    /// Resync: also a follower without which writes are refused until the sync has ended.
+    #[serde(default)]
+    force: bool,
     /// FAILOVER: see [`FAILOVER_TIMEOUT_MS`].
     timeout_ms: Option<u64>,
 }
@@ -134,6 +138,15 @@ fn carry_out(node: &Node, action: &str, asked: &Asked) -> Result<String, Refusal
                 Some(count) => Ok(format!("a scrub of {count} followers has begun")),
                 None => Err(refuse(StatusCode::CONFLICT, "this node does not lead")),
             }
+        }
+        "resync" => {
+            let target = asked
+                .target
+                .as_deref()
+                .ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "name the follower that is the target"))?;
+            let mut engine = node.engine.lock();
+            engine.resync(node, target, asked.force).map_err(|why| refuse(StatusCode::CONFLICT, why))?;
+            Ok(format!("a resync of {target} has begun"))
         }
         "abort-failover" => {
             let mut engine = node.engine.lock();

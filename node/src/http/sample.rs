@@ -17,7 +17,7 @@ use super::history::History;
 use super::peers::Pages;
 use super::status::{Distance, FollowerStatus, LastFailover, LostFollower, Status, WalkStatus};
 use super::verdict::{self, Verdict};
-use crate::commands::info::snapshot::InfoSnapshot;
+use crate::commands::info::snapshot::{InfoSnapshot, RoleInfo};
 use crate::commands::info::{self, farkeep_section};
 use crate::events::{Events, Level};
 use crate::node::Node;
@@ -165,7 +165,11 @@ impl Sampler {
         self.note_role(&status);
         self.note_link(&status);
         self.note_mismatches(&status);
-        self.follow_up(&mut status, now.us);
+        let lost = match &snapshot.engine.role {
+            RoleInfo::Leader { lost, .. } => lost.as_slice(),
+            RoleInfo::Follower(_) => &[],
+        };
+        self.follow_up(&mut status, now.us, lost);
         status.verdict = verdict::judge(&status, refusing, degraded, loading);
         self.note_verdict(&status);
         status.last_failover = node.events.latest_of("failover").map(|event| LastFailover {
@@ -231,7 +235,7 @@ impl Sampler {
     }
 
     /// Fills in what takes a second look, and notes what has come and gone.
-    fn follow_up(&mut self, status: &mut Status, now_us: u64) {
+    fn follow_up(&mut self, status: &mut Status, now_us: u64, lost: &[(String, String)]) {
         let events = &self.node.events;
         let appended = status.log_lsns().1;
         let rate = self.redo.add(now_us, appended).max(0) as u64;
@@ -285,7 +289,7 @@ impl Sampler {
             }
             seen.status = follower.clone();
         }
-        self.note_lost(status);
+        self.note_lost(status, lost);
         self.complete_lost(status, rate);
         let pages = self.pages.lock();
         for follower in &mut status.followers {
@@ -299,21 +303,27 @@ impl Sampler {
         }
     }
 
-    fn note_lost(&mut self, status: &Status) {
+    fn note_lost(&mut self, status: &Status, reasons: &[(String, String)]) {
         let there: Vec<&str> = status.followers.iter().map(|follower| follower.node_id.as_str()).collect();
         let gone: Vec<String> =
             self.followers.keys().filter(|id| !there.contains(&id.as_str())).cloned().collect();
         for id in gone {
             let Some(seen) = self.followers.remove(&id) else { continue };
             let durable_lsn = seen.status.stages[1].lsn;
-            let text = format!("lost {}, which held everything up to LSN {durable_lsn}", seen.status.name);
+            let name = seen.status.name;
+            let why = reasons.iter().find(|(lost, _)| *lost == name).map_or("", |(_, why)| why);
+            let mut text = format!("lost {name}, which held everything up to LSN {durable_lsn}");
+            if !why.is_empty() {
+                text = format!("{text}: {why}");
+            }
             self.node.events.note(Level::Warning, "follower", text);
             if self.lost.len() == MAX_LOST {
                 self.lost.remove(0);
             }
             self.lost.push(LostFollower {
-                name: seen.status.name,
+                name,
                 node_id: id,
+                why: why.to_owned(),
                 durable_lsn,
                 since_ms: status.at_ms,
                 ..LostFollower::default()

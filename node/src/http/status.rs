@@ -225,6 +225,8 @@ pub struct LostFollower {
     pub name: String,
     /// Hexadecimal.
     pub node_id: String,
+    /// Why it was lost, as far as is known.
+    pub why: String,
     /// What it held for sure.
     pub durable_lsn: u64,
     /// Unix time in ms.
@@ -431,7 +433,7 @@ impl Status {
             ..Self::default()
         };
         match &engine.role {
-            RoleInfo::Leader { followers } => {
+            RoleInfo::Leader { followers, .. } => {
                 status.role = "leader";
                 status.commit = Some((&engine.times.committed).into());
                 status.local_durable = Some((&engine.times.durable).into());

@@ -88,6 +88,8 @@ pub struct Report {
     pub sessions: u64,
     /// Delta syncs that came to their end.
     pub syncs: u64,
+    /// Followers that the operator had synced anew.
+    pub resyncs: u64,
     /// Chunks that were damaged, found by a scrub and repaired.
     pub repaired: u64,
     /// How far the stream got.
@@ -102,6 +104,7 @@ impl Report {
         self.crashes += other.crashes;
         self.sessions += other.sessions;
         self.syncs += other.syncs;
+        self.resyncs += other.resyncs;
         self.repaired += other.repaired;
         self.committed += other.committed;
     }

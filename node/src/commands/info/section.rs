@@ -214,7 +214,7 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
     let engine = &info.engine;
     out.push_str("# Replication\r\n");
     match &engine.role {
-        RoleInfo::Leader { followers } => {
+        RoleInfo::Leader { followers, .. } => {
             fields!(out, "role": "master", "connected_slaves": followers.len());
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
@@ -407,7 +407,7 @@ fn lags(follower: &FollowerInfo) -> String {
 
 fn farkeep_role(engine: &EngineInfo, out: &mut String) {
     match &engine.role {
-        RoleInfo::Leader { followers } => {
+        RoleInfo::Leader { followers, .. } => {
             fields!(out,
                 "farkeep_role": "leader",
                 "farkeep_sync_followers": engine.sync_followers,

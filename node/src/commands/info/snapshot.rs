@@ -279,6 +279,8 @@ pub enum RoleInfo {
     Leader {
         /// Followers whose control channel is open, oldest first.
         followers: Vec<FollowerInfo>,
+        /// Followers that were lost in this reign and have not come back: address and port, and why.
+        lost: Vec<(String, String)>,
     },
     /// It follows somebody.
     Follower(Box<LeaderLinkInfo>),
@@ -286,7 +288,7 @@ pub enum RoleInfo {
 
 impl Default for RoleInfo {
     fn default() -> Self {
-        Self::Leader { followers: Vec::new() }
+        Self::Leader { followers: Vec::new(), lost: Vec::new() }
     }
 }
 

@@ -24,7 +24,7 @@ fn leader() -> InfoSnapshot {
     };
     InfoSnapshot {
         engine: EngineInfo {
-            role: RoleInfo::Leader { followers: vec![follower(6380), follower(6381)] },
+            role: RoleInfo::Leader { followers: vec![follower(6380), follower(6381)], lost: Vec::new() },
             failover_state: "no-failover",
             replid: "ab".repeat(20),
             durable_lsn: 1000,

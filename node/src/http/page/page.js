@@ -239,7 +239,7 @@ function showLost(status) {
     const left = lost.needs_sync
       ? 'needs a sync: the log went over what it lacks'
       : lost.needs_sync_s === null ? 'can resume: nothing is written' : `can resume for another ${format.duration(lost.needs_sync_s)}`;
-    set(holder.children[at], `✕ ${lost.name} is gone since ${format.clock(lost.since_ms)}, ${format.bytes(lost.behind_bytes)} behind; ${left}`);
+    set(holder.children[at], `✕ ${lost.name} is gone since ${format.clock(lost.since_ms)}, ${format.bytes(lost.behind_bytes)} behind; ${left}${lost.why ? ` (${lost.why})` : ''}`);
   });
 }
 
@@ -366,6 +366,7 @@ async function loadSession() {
   list.replaceChildren(
     newAction('Let a follower that holds the whole log take over. Clients see a pause, nothing acknowledged is lost.', 'Fail over…', askFailover),
     newAction('Compare the followers\u2019 images with this one, chunk by chunk, and repair what differs.', 'Scrub…', () => ask('scrub', 'Scrub', [el('p', '', 'Every chunk of every follower that is up to date is read and compared. Commands go on; the devices have more to do.')], () => ({}))),
+    newAction('Make a follower\u2019s image this one\u2019s by a delta sync, whatever it holds.', 'Resync…', askResync),
     newAction('Call a failover off that has not gone too far.', 'Abort failover…', () => ask('abort-failover', 'Abort the failover', [el('p', '', 'This leader leads on. If the target has taken over already, it is refused.')], () => ({}))),
   );
   $('actions').hidden = false;
@@ -389,16 +390,39 @@ function stalledAny(status) {
   return status.followers.some(stalled);
 }
 
-function askFailover() {
-  if (!latest) return;
-  const select = el('select', '', el('option', '', 'whoever is first'));
+function selectFollower(...first) {
+  const select = el('select', '', ...first);
   select.id = 'target';
-  select.firstElementChild.value = '';
   for (const follower of latest.followers.filter((f) => f.online)) {
     const option = el('option', '', follower.name);
     option.value = follower.name;
     select.append(option);
   }
+  return select;
+}
+
+function askResync() {
+  if (!latest) return;
+  const select = selectFollower();
+  const force = el('input');
+  force.id = 'force';
+  force.type = 'checkbox';
+  const label = el('label', '', 'Who is to be synced: ', select);
+  const facts = el(
+    'ul', '',
+    el('li', '', 'Until the sync has ended, it serves no reads, counts for no write and cannot lead.'),
+    el('li', '', 'Only chunks that differ travel. A scrub repairs damage as well, while the follower goes on.'),
+    el('li', '', `A write needs ${latest.sync_followers}; ${latest.followers_in_reach} are in reach now.`),
+  );
+  const anyway = el('label', '', force, ' Also if writes are then refused until it has ended');
+  ask('resync', 'Resync a follower', [label, facts, anyway], () => ({ target: select.value, force: force.checked }));
+}
+
+function askFailover() {
+  if (!latest) return;
+  const first = el('option', '', 'whoever is first');
+  first.value = '';
+  const select = selectFollower(first);
   const label = el('label', '', 'Who is to lead: ', select);
   const facts = el('div');
   const look = () => facts.replaceChildren(preflight(latest, select.value));

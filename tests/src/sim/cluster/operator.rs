@@ -9,7 +9,7 @@ use super::*;
 impl Cluster {
     /// Something goes wrong, or the operator does something about it.
     pub(super) fn trouble(&mut self, node: usize) {
-        match self.rng.below(11) {
+        match self.rng.below(12) {
             0..2 => self.cut(),
             2..4 => self.fault(node),
             4 => self.failover(),
@@ -23,6 +23,7 @@ impl Cluster {
             }
             7 => self.outbid(),
             8 => self.blackout(),
+            9 => self.resync(),
             _ => self.restart(node),
         }
     }
@@ -46,6 +47,29 @@ impl Cluster {
                     None => {}
                 }
             }
+        }
+    }
+
+    /// The operator does not trust a follower's image.
+    fn resync(&mut self) {
+        let leader = self.leader;
+        let Role::Leading(leading) = &mut self.nodes[leader].role else { return };
+        let ids: Vec<_> = leading.machine.followers().map(|follower| follower.id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.rng.index(ids.len())];
+        // It may be needed, or be in the middle of a sync already.
+        let Ok(dropped) = leading.machine.resync(id, false) else { return };
+        if let Some(LeaderAction::Dropped { name, .. }) = dropped {
+            leading.conns.retain(|conn| {
+                if conn.id == Some(id) {
+                    conn.control.cut();
+                }
+                conn.id != Some(id)
+            });
+            self.report.resyncs += 1;
+            self.say(|| format!("the operator has {name} synced anew"));
         }
     }
 
