@@ -130,8 +130,25 @@ struct PoolArguments {
 enum Output {
     /// Lines for people.
     Table,
-    /// One JSON object.
+    /// One JSON object; when it is watched, one on each line.
     Json,
+    /// One YAML 1.2 document.
+    Yaml,
+}
+
+impl Output {
+    /// What there is to print, as a text without the last line's end. `repeated`: it is one of several.
+    fn render(self, table: &str, value: &serde_json::Value, repeated: bool) -> String {
+        match self {
+            Self::Table => table.trim_end().to_owned(),
+            Self::Json if repeated => value.to_string(),
+            Self::Json => format!("{value:#}"),
+            Self::Yaml => {
+                let text = serde_yaml_ng::to_string(value).expect("what can be JSON can be YAML");
+                format!("{}{}", if repeated { "---\n" } else { "" }, text.trim_end())
+            }
+        }
+    }
 }
 
 /// Runs the command line; the process's exit code.
@@ -210,6 +227,18 @@ mod tests {
             panic!("serve was given")
         };
         assert_eq!(arguments.directives, ["--port", "1"]);
+    }
+
+    #[test]
+    fn every_output_says_the_same() {
+        let value = serde_json::json!({ "name": "10", "at": [1, null] });
+        let render = |output: Output, repeated| output.render("name 10\n", &value, repeated);
+        assert_eq!(render(Output::Table, false), "name 10");
+        assert_eq!(render(Output::Json, true), r#"{"at":[1,null],"name":"10"}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&render(Output::Json, false)).unwrap(), value);
+        assert_eq!(render(Output::Yaml, false), "at:\n- 1\n- null\nname: '10'");
+        assert!(render(Output::Yaml, true).starts_with("---\nat:"));
+        assert_eq!(serde_yaml_ng::from_str::<serde_json::Value>(&render(Output::Yaml, true)).unwrap(), value);
     }
 
     #[test]

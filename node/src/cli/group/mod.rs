@@ -127,11 +127,8 @@ fn show(arguments: &ShowArguments, look: fn(&Group) -> Shown) -> Result<ExitCode
             // Home, and clear what follows.
             write!(out, "\x1b[H\x1b[J")?;
         }
-        let written = match arguments.output {
-            Output::Table => writeln!(out, "{}", shown.table.trim_end()),
-            Output::Json if arguments.watch => writeln!(out, "{}", shown.json),
-            Output::Json => writeln!(out, "{:#}", shown.json),
-        };
+        let text = arguments.output.render(&shown.table, &shown.json, arguments.watch);
+        let written = writeln!(out, "{text}");
         let read = written.and_then(|()| out.flush()).is_ok();
         drop(out);
         // Without a reader there is nothing to watch for.

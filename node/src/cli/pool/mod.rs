@@ -85,10 +85,7 @@ fn look(path: &Path, log: Option<&Path>) -> Result<Pool> {
 }
 
 fn print(report: &Report, output: Output) {
-    match output {
-        Output::Table => say!("{}", report.table().trim_end()),
-        Output::Json => say!("{}", report.json()),
-    }
+    say!("{}", output.render(&report.table(), &report.json(), false));
 }
 
 fn describe(pool: &Pool) -> Report {
