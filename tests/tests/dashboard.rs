@@ -174,7 +174,25 @@ fn failover_by_the_page_takes_a_typed_word_and_no_mouse() {
     browser.wait_for("document.querySelector('#verdict').dataset.level === 'info'");
     browser.wait_for("document.querySelector('#topology a') !== null");
     browser.wait_for("!document.querySelector('#actions').hidden");
-    browser.script("document.querySelector('#action-list button').focus()");
+    let button = |label: &str| {
+        format!(
+            "[...document.querySelectorAll('#action-list button')].find((b) => b.textContent.startsWith('{label}'))"
+        )
+    };
+    let result = "document.querySelector('#confirm-result').textContent";
+    browser.script(&format!("{}.focus()", button("Resync")));
+    browser.press(key::ENTER);
+    browser.wait_for("document.querySelector('#confirm').open");
+    picture(&browser, "resync");
+    browser.press("resync");
+    browser.press(key::ENTER);
+    browser.wait_for(&format!("{result}.includes('without it 0 of the 1 followers')"));
+    browser.script("document.querySelector('#force').click()");
+    browser.script("document.querySelector('#confirm-go').click()");
+    browser.wait_for("!document.querySelector('#confirm').open");
+    browser.wait_for("document.querySelector('#sync').textContent.includes('Syncs1')");
+    browser.wait_for("document.querySelector('#verdict').dataset.level === 'info'");
+    browser.script(&format!("{}.focus()", button("Fail over")));
     browser.press(key::ENTER);
     browser.wait_for("document.querySelector('#confirm').open");
     assert!(browser.text("#confirm-body").contains("At risk"), "{}", browser.text("#confirm-body"));
@@ -190,7 +208,39 @@ fn failover_by_the_page_takes_a_typed_word_and_no_mouse() {
         "[...document.querySelectorAll('#events .kind')].some((kind) => kind.textContent === 'action')",
     );
     picture(&browser, "after-failover");
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+    let complaints: Vec<String> = browser.complaints();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(complaints[0].contains("409"), "the browser notes the one refusal: {complaints:?}");
+}
+
+#[test]
+fn page_that_nobody_sees_is_not_told_anything_until_it_is_looked_at_again() {
+    let (server, port) = with_page();
+    let browser = Browser::start();
+    open(&browser, port);
+    let hide = |hidden: bool| {
+        browser.script(&format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});
+             document.dispatchEvent(new Event('visibilitychange'))"
+        ));
+    };
+    let appended = || server.info("farkeep", "farkeep_appended_lsn");
+    let shown = "document.querySelector('#log').textContent.replaceAll(',', '')";
+    browser.wait_for(&format!("{shown}.includes('appended_lsn{}')", appended()));
+    hide(true);
+    server.client().expect_ok("SET key value");
+    let status = || http::get(port, "/api/v1/status").json();
+    let at_ms = status()["at_ms"].as_u64().expect("a time");
+    wait::until("three more samples", || {
+        let status = status();
+        status["at_ms"].as_u64() > Some(at_ms + 3000)
+            && status["watermarks"]["appended_lsn"].to_string() == appended()
+    });
+    let include = browser.script(&format!("return {shown}.includes('appended_lsn{}')", appended()));
+    assert_eq!(include, false, "it goes on listening");
+    hide(false);
+    browser.wait_for(&format!("{shown}.includes('appended_lsn{}')", appended()));
+    browser.wait_for("document.querySelector('#age').textContent.includes('live')");
 }
 
 fn with_page() -> (Server, u16) {

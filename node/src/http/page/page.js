@@ -1,10 +1,11 @@
-// The dashboard. It gets one status twice a second by /api/v1/stream and shows it; nothing here is computed that the node does not say.
+// The dashboard. It gets a status every second, and when something happens, by /api/v1/stream and shows it; nothing here is computed that the node does not say.
 
 import * as format from './format.js';
 import { draw, redraw, spark } from './charts.js';
 
 const $ = (id) => document.getElementById(id);
 const STALE_MS = 2000;
+const HISTORY_MS = 5000;
 const ICONS = { info: '✓', warning: '▲', critical: '✕', unknown: '?' };
 
 let latest = null;
@@ -465,6 +466,7 @@ $('confirm-go').addEventListener('click', async () => {
     const said = await answer.json();
     set($('confirm-result'), said.ok ? `✓ ${said.text}` : `✕ refused: ${said.text}`);
     if (said.ok) setTimeout(() => $('confirm').close(), 1500);
+    else $('confirm-go').disabled = false;
   } catch {
     set($('confirm-result'), '✕ no answer: look at the events before trying again');
   }
@@ -503,11 +505,12 @@ function connect() {
   source.onerror = () => {
     // The browser gives up for good when the node is gone; this page does not.
     source.close();
-    setTimeout(connect, 1000);
+    setTimeout(() => { if (!document.hidden) connect(); }, 1000);
   };
 }
 
 async function loadHistory() {
+  if (document.hidden) return;
   const answer = await getJson(`/api/v1/history?range=${range}`);
   if (!answer) return;
   history = answer;
@@ -522,6 +525,7 @@ function drawSpark(id, card) {
 }
 
 function showAge() {
+  if (document.hidden) return;
   const age = heardAt === null ? null : performance.now() - heardAt;
   const stale = age === null || age > STALE_MS;
   document.body.classList.toggle('stale', stale && latest !== null);
@@ -572,9 +576,18 @@ addEventListener('resize', () => {
 });
 
 try { applyTheme(localStorage.getItem('farkeep-theme')); } catch { /* No storage, no choice. */ }
-connect();
+if (!document.hidden) connect();
 loadHistory();
 loadSession();
 setInterval(loadSession, 10_000);
-setInterval(loadHistory, 2000);
+setInterval(loadHistory, HISTORY_MS);
+// Nobody looks at a page that is hidden: it costs the node and this machine nothing.
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden) {
+    source.close();
+    return;
+  }
+  connect();
+  loadHistory();
+});
 setInterval(showAge, 500);
