@@ -249,10 +249,6 @@ pub enum RefuseReason {
     ForeignDataset = 2,
     /// The rings differ in length or segment length.
     Geometry = 3,
-    /// The leader's log no longer holds what the follower lacks.
-    LogTooShort = 4,
-    /// What the follower has already stored into its image is not part of the leader's history.
-    Diverged = 5,
     /// The follower has followed a later epoch than this leader's.
     StaleLeader = 6,
     /// This node is not a leader.

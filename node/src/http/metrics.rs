@@ -50,32 +50,17 @@ impl Writer<'_> {
         self.gauges(name, help, value.map(|value| (Vec::new(), value)))
     }
 
-    /// A gauge with labels; nothing at all if there is none.
     fn gauges(
         &mut self,
         name: &str,
         help: &str,
         values: impl IntoIterator<Item = (Labels, f64)>,
     ) -> fmt::Result {
-        let mut values = values.into_iter().peekable();
-        if values.peek().is_none() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            let gauge = ConstGauge::new(value);
-            if labels.is_empty() {
-                family.encode_gauge(&value)?;
-            } else {
-                gauge.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
+        self.family(name, help, values, ConstGauge::new)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        let counter = ConstCounter::new(value);
-        counter.encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+        self.counters(name, help, [(Vec::new(), value)])
     }
 
     fn counters(
@@ -84,13 +69,25 @@ impl Writer<'_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels, f64)>,
     ) -> fmt::Result {
-        let mut values = values.into_iter().peekable();
-        if values.peek().is_none() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        self.family(name, help, values, ConstCounter::new)
+    }
+
+    /// A metric once for each set of labels; nothing at all if there is none.
+    fn family<M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+        metric: impl Fn(f64) -> M,
+    ) -> fmt::Result {
+        let mut values = values.into_iter().map(|(labels, value)| (labels, metric(value))).peekable();
+        let Some((_, first)) = values.peek() else { return Ok(()) };
+        let mut family = self.0.encode_descriptor(name, help, None, first.metric_type())?;
+        for (labels, metric) in values {
+            if labels.is_empty() {
+                return metric.encode(family);
+            }
+            metric.encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
