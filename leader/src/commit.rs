@@ -42,6 +42,14 @@ impl CommitPoint {
         self.marks.push_back(lsn);
     }
 
+    /// Everything before `lsn`, a transaction's end, is known to have been committed, by this leader or one before it.
+    pub(crate) fn learn(&mut self, lsn: Lsn) {
+        self.committed = self.committed.max(lsn);
+        while self.marks.front().is_some_and(|&mark| mark <= self.committed) {
+            self.marks.pop_front();
+        }
+    }
+
     /// Everything before `held` is held by enough nodes: commits the transactions that end there or before. Says
     /// whether any did.
     pub(crate) fn advance(&mut self, held: Lsn) -> bool {

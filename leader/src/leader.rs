@@ -532,6 +532,12 @@ impl Leader {
             let text = format!("the leader already has {MAX_FOLLOWERS} followers");
             return Join::Refused(self.refuse(RefuseReason::TooMany, text));
         }
+        if sync.is_none() {
+            // Only what is committed gets into an image, and up to here both logs are the same. A new leader may not know of it, and
+            // would wait for a commit that waits for this follower, if that is in the middle of a sync and the only one.
+            let applied = Lsn::new(hello.progress.applied_lsn);
+            self.commit.learn(applied.min(from).min(self.durable));
+        }
         self.sessions += 1;
         let id = FollowerId::new(u64::from(self.epoch.get()) << 32 | u64::from(self.sessions));
         let progress = hello.progress;

@@ -504,3 +504,17 @@ fn an_operators_resync_begins_anew_with_what_could_have_gone_on_unless_the_follo
     assert_eq!(leader.resync(b, false), Err(ResyncError::Needed { others: 0, needed: 1 }));
     assert!(leader.resync(b, true).is_ok());
 }
+
+#[test]
+fn what_a_follower_has_in_its_image_was_committed_also_if_a_new_leader_does_not_know() {
+    let mut leader = with_sync(1);
+    assert_eq!(leader.committed(), Lsn::new(600));
+    let mut hello = hello(2, 1000);
+    hello.progress.applied_lsn = 900;
+    hello.mid_sync = true;
+    let Join::Accepted { id, welcome, .. } = leader.join(0, &hello, &peer(), || None) else { panic!() };
+    assert_eq!((leader.committed(), welcome.committed_lsn), (Lsn::new(900), 900));
+    leader.ready(0, id).unwrap();
+    ship(&mut leader, id, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(900), "in the middle of a sync it counts for no commit");
+}
