@@ -584,7 +584,7 @@ setInterval(loadHistory, HISTORY_MS);
 // Nobody looks at a page that is hidden: it costs the node and this machine nothing.
 document.addEventListener('visibilitychange', () => {
   if (document.hidden) {
-    source.close();
+    source?.close();
     return;
   }
   connect();
