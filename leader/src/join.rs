@@ -7,6 +7,7 @@ use farkeep_core::log::EpochHistory;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
+use farkeep_proto::redo::HEADER_LEN;
 
 /// What the decision needs to know of the leader.
 #[derive(Debug)]
@@ -84,7 +85,10 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
     let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
     if followed > epoch || foreign_reign {
-        if durable <= common || hello.replace_dataset {
+        // The record with which a reign begins is nobody's write: a leader that was ended before it took one has nothing to lose.
+        let has_only_begun = last
+            .is_some_and(|reign| reign.start_lsn == common.get() && durable == common + HEADER_LEN as u64);
+        if durable <= common || has_only_begun || hello.replace_dataset {
             return Decision::Renew { above: followed };
         }
         return refuse(
@@ -363,6 +367,10 @@ mod tests {
         // It welcomed a leader of epoch 2 but got none of its records.
         let welcomed = hello(vec![reign(1, 1, 0), reign(2, 2, 4500)], 4000, 1000);
         assert_eq!(decide_at(&ours, 0, 5000, &welcomed), Decision::Renew { above: 2 });
+        // It began a reign and was ended at once. A first write of it would be something to lose.
+        let begun = |durable| hello(vec![reign(1, 1, 0), reign(2, 2, 4000)], durable, 1000);
+        assert_eq!(decide_at(&ours, 0, 5000, &begun(4032)), Decision::Renew { above: 2 });
+        assert_refused(decide_at(&ours, 0, 5000, &begun(4096)), RefuseReason::StaleLeader, "superseded");
         // Two reigns of the same number.
         let twin = hello(vec![reign(1, 1, 0), reign(2, 7, 4500)], 4000, 1000);
         let ours = [reign(1, 1, 0), reign(2, 2, 4200)];
