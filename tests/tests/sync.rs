@@ -357,8 +357,9 @@ fn an_operator_has_a_follower_synced_anew_if_the_others_suffice_or_by_force() {
     wait::until("the second sync to be over", || syncs() == before + 2);
     wait_until_up(&first);
     fill(&leader, 2100..2200, 500);
-    assert_filled(&first, 0..2200, 500);
-    let mut leader = leader;
-    expect_link_trouble(&mut leader);
-    assert_identical_images(leader, first);
+    let mut pair = Pair { leader, follower: first };
+    expect_link_trouble(&mut pair.leader);
+    pair.wait_until_applied();
+    assert_filled(&pair.follower, 0..2200, 500);
+    assert_identical_images(pair.leader, pair.follower);
 }
