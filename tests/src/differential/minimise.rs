@@ -1,16 +1,20 @@
 //! Cutting a failing stream down: delta debugging over its steps, then over the arguments of what is left.
 
+use std::time::{Duration, Instant};
+
 use super::Step;
 use super::run::{Bench, Mismatch};
 
-/// How often a stream is run in search of a shorter one.
+/// How often a stream is run in search of a shorter one, ...
 const MAX_RUNS: usize = 600;
+/// ... and for how long: a long stream of brief expiries takes seconds, and a test that is ended for its time shows nothing at all.
+const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// The shortest stream found in which replies still differ, and how they differ there. `first` is the difference seen when all
 /// of `steps` ran.
 pub fn minimise(bench: &mut Bench, mut steps: Vec<Step>, first: Mismatch) -> (Vec<Step>, Mismatch) {
     steps.truncate(first.index + 1);
-    let mut best = Best { bench, steps, mismatch: first, runs: 0 };
+    let mut best = Best { bench, steps, mismatch: first, runs: 0, since: Instant::now() };
     let half = best.steps.len() / 2;
     best.remove_steps(half);
     best.simplify_arguments();
@@ -24,12 +28,13 @@ struct Best<'a> {
     steps: Vec<Step>,
     mismatch: Mismatch,
     runs: usize,
+    since: Instant,
 }
 
 impl Best<'_> {
     /// Runs a candidate, and keeps it if replies still differ in it.
     fn accepts(&mut self, mut candidate: Vec<Step>) -> bool {
-        if candidate.is_empty() || self.runs >= MAX_RUNS {
+        if candidate.is_empty() || self.is_over() {
             return false;
         }
         self.runs += 1;
@@ -44,12 +49,16 @@ impl Best<'_> {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.runs >= MAX_RUNS || self.since.elapsed() >= MAX_TIME
+    }
+
     /// Removes runs of `chunk` steps, then of half as many, down to single ones.
     fn remove_steps(&mut self, mut chunk: usize) {
         while chunk > 0 {
             let mut at = 0;
             let mut removed_any = false;
-            while at < self.steps.len() && self.runs < MAX_RUNS {
+            while at < self.steps.len() && !self.is_over() {
                 let end = (at + chunk).min(self.steps.len());
                 let mut shorter = self.steps.clone();
                 shorter.drain(at..end);
