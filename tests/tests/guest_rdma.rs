@@ -158,7 +158,11 @@ fn guest_a_zombie_leader_gets_no_acknowledgement_out_of_a_promoted_follower_over
             reply.as_ref().is_ok_and(|value| value.error().is_some()),
             "a write after the promotion: {reply:?}"
         );
-        wait::until("the zombie to notice", || pair.leader.log().contains("the rdma link broke"));
+        // By the link or by the control channel, whichever ends first.
+        wait::until("the zombie to notice", || {
+            let log = pair.leader.log();
+            log.contains("the rdma link broke") || log.contains("lost a follower")
+        });
         let refusal = pair.leader.client().words("SET zombie acknowledged");
         assert!(refusal.error().is_some_and(|text| text.starts_with("NOREPLICAS")), "{refusal:?}");
         let ledger = load.stop();
