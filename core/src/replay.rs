@@ -245,6 +245,13 @@ impl Replayer {
         self.chunk_bytes += len;
     }
 
+    /// A sync leaves the bytes at `offset` as they are, because they are the leader's. They may have been stored before the sync began and
+    /// never been written back; the next checkpoint does that. Panics beyond the image.
+    pub fn keep_chunk(&mut self, offset: u64, len: u64) {
+        assert!(self.holds(offset, len), "a chunk at {offset:#x} beyond the image's end");
+        self.dirty.mark(offset, len);
+    }
+
     /// From here on, what the log says of bytes at or behind `frontier` is passed over: in a delta sync that sends every chunk, those
     /// behind the walk will be replaced, and storing to them would cost a page of a new image each. `None`: everything is stored.
     pub fn store_up_to(&mut self, frontier: Option<u64>) {

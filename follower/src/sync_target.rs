@@ -59,7 +59,12 @@ pub fn take_step(
     Ok(match chunk.step() {
         ChunkStep::Begin => ChunkOutcome::Ready,
         ChunkStep::Compare => match replayer.chunk(offset, len) {
-            Some(bytes) if chunk::hash(bytes) == chunk.hash => ChunkOutcome::Same,
+            Some(bytes) if chunk::hash(bytes) == chunk.hash => {
+                if !scrub {
+                    replayer.keep_chunk(offset, len);
+                }
+                ChunkOutcome::Same
+            }
             _ => {
                 report_difference();
                 ChunkOutcome::Differs
@@ -69,6 +74,8 @@ pub fn take_step(
             if !replayer.chunk(offset, len).is_some_and(chunk::is_zero) {
                 report_difference();
                 replayer.zero_chunk(offset, len);
+            } else if !scrub {
+                replayer.keep_chunk(offset, len);
             }
             ChunkOutcome::Taken
         }
