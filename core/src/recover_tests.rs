@@ -372,6 +372,31 @@ fn a_crash_at_any_point_of_beginning_a_sync_leaves_the_old_pool_or_one_in_mid_sy
 }
 
 #[test]
+fn what_a_sync_leaves_as_it_is_survives_a_power_cut_behind_its_checkpoint() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let end = put(&mut leader, 5, 12_000);
+    leader.appender.persist();
+    // Stored, and never written back before the sync begins.
+    leader.replayer.run(end).unwrap();
+    let (at, image_len) = (leader.replayer.position(), leader.replayer.image_len());
+    let stored = leader.replayer.chunk(0, image_len).unwrap().to_vec();
+    drop(leader);
+    let history = EpochHistory::clone(&pool.log().history());
+    begin_sync(&pool, SyncStart { at, image_len, history }).unwrap();
+    let mut follower = open_follower(&pool).unwrap();
+    follower.replayer.keep_chunk(0, image_len);
+    follower.replayer.checkpoint_in_sync(image_len).unwrap();
+    drop((follower, pool));
+    // Nothing survives that does not have to.
+    let double = double.crash(|| 1).unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let follower = open_follower(&pool).unwrap();
+    assert!(follower.replayer.chunk(0, image_len).unwrap() == stored, "bytes were lost");
+}
+
+#[test]
 fn cutting_off_nothing_behind_a_full_ring_spares_what_replaying_begins_with() {
     let double = CrashDouble::new().unwrap();
     let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
