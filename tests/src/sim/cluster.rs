@@ -224,12 +224,7 @@ impl Cluster {
                                     send(&conn.control, body);
                                 }
                             }
-                            LeaderAction::Dropped { id, .. } => leading.conns.retain(|conn| {
-                                if conn.id == Some(id) {
-                                    conn.control.cut();
-                                }
-                                conn.id != Some(id)
-                            }),
+                            LeaderAction::Dropped { id, .. } => leading.hang_up(id),
                         }
                     }
                 }

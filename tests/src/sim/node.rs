@@ -84,6 +84,18 @@ pub struct Leading {
     walked: Option<FollowerId>,
 }
 
+impl Leading {
+    /// Ends the connection of a session that is over.
+    pub fn hang_up(&mut self, id: FollowerId) {
+        self.conns.retain(|conn| {
+            if conn.id == Some(id) {
+                conn.control.cut();
+            }
+            conn.id != Some(id)
+        });
+    }
+}
+
 /// A follower's side of a data channel.
 pub enum Channel {
     /// Frames and their agent.

@@ -62,12 +62,7 @@ impl Cluster {
         // It may be needed, or be in the middle of a sync already.
         let Ok(dropped) = leading.machine.resync(id, false) else { return };
         if let Some(LeaderAction::Dropped { name, .. }) = dropped {
-            leading.conns.retain(|conn| {
-                if conn.id == Some(id) {
-                    conn.control.cut();
-                }
-                conn.id != Some(id)
-            });
+            leading.hang_up(id);
             self.report.resyncs += 1;
             self.say(|| format!("the operator has {name} synced anew"));
         }
