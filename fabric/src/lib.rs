@@ -27,6 +27,6 @@ pub use identity::Identity;
 pub use log::LogWindow;
 pub use patience::Patience;
 pub use window::{
-    Completion, FabricError, FabricKind, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window,
-    WindowError,
+    Completion, FabricError, FabricKind, LogBytes, LogMemory, Outgoing, RemoteWindow, Sending, Ticket,
+    Window, WindowError,
 };

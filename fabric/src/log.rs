@@ -35,8 +35,8 @@ impl Window for LogWindow {
         self.0.window_len()
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.0.with_window_mut(offset, bytes.len(), |to| to.copy_from_slice(bytes));
+    fn fill(&mut self, offset: u64, len: usize, store: &mut dyn FnMut(&mut [u8])) {
+        self.0.with_window_mut(offset, len, store);
     }
 
     fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {

@@ -199,8 +199,8 @@ impl Window for SharedWindow {
         self.window_len
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.region.store(self.at(offset, bytes.len() as u64), bytes);
+    fn fill(&mut self, offset: u64, len: usize, store: &mut dyn FnMut(&mut [u8])) {
+        self.region.with_mut(self.at(offset, len as u64), len, store);
     }
 
     fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {

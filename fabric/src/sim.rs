@@ -248,8 +248,8 @@ impl Window for MemoryWindow {
         self.0.borrow().visible.len() as u64
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.0.borrow_mut().visible[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    fn fill(&mut self, offset: u64, len: usize, store: &mut dyn FnMut(&mut [u8])) {
+        store(&mut self.0.borrow_mut().visible[offset as usize..][..len]);
     }
 
     fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {

@@ -133,7 +133,16 @@ pub enum Sending {
     Done,
     /// The link took a part; call [`RemoteWindow::kick`] again when [`RemoteWindow::readiness`] is writable.
     Blocked,
+    /// Nothing, because an [`Outgoing`] of this link is still there; call [`RemoteWindow::kick`] again when it is gone.
+    Lent,
 }
+
+/// Sends what was posted to a link up to when it was lent, as far as the link takes it without waiting. To be called again when it
+/// was `Blocked`, or dropped: then the link itself sends what is left.
+///
+/// # Errors
+/// [`FabricError`] when the link is broken; all open tickets have then failed.
+pub type Outgoing = Box<dyn FnMut() -> Result<Sending, FabricError> + Send>;
 
 /// The implementations of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -247,9 +256,14 @@ pub trait Window {
         self.len() == 0
     }
 
-    /// Stores bytes, which are visible at once. Panics if they do not fit into the window: whoever takes offsets
-    /// from a peer has checked them.
-    fn write(&mut self, offset: u64, bytes: &[u8]);
+    /// Lets `store` put bytes into a range, which are visible at once. Panics if it does not lie within the window: whoever takes
+    /// offsets from a peer has checked them.
+    fn fill(&mut self, offset: u64, len: usize, store: &mut dyn FnMut(&mut [u8]));
+
+    /// Stores bytes, as [`Window::fill`] does.
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.fill(offset, bytes.len(), &mut |to| to.copy_from_slice(bytes));
+    }
 
     /// Begins to make a range persistent.
     ///
@@ -290,6 +304,12 @@ pub trait RemoteWindow {
     /// # Errors
     /// [`FabricError`] when the link is broken; all open tickets have then failed.
     fn kick(&mut self) -> Result<Sending, FabricError>;
+
+    /// In place of [`RemoteWindow::kick`], where that takes a processor's time: what was posted, to be sent by somebody who does not hold
+    /// the window meanwhile. `None` where sending costs nothing, or if there already is one.
+    fn lend(&mut self) -> Option<Outgoing> {
+        None
+    }
 
     /// Adds what has completed since the last call to `done`, in order.
     ///

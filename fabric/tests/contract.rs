@@ -3,9 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use farkeep_core::lsn::Lsn;
 use farkeep_fabric::sim::{FarEnd, MemoryWindow};
+use farkeep_fabric::tcp::frame::{ACK_LEN, Header};
 use farkeep_fabric::tcp::{Agent, MAX_IN_FLIGHT_BYTES, Socket};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, LogBytes, LogMemory, RemoteWindow, Sending, Ticket, Window, shm, sim, tcp};
@@ -367,8 +369,9 @@ fn random_calls(mut bed: impl Bed, seed: u64) {
     let mut model = vec![0u8; WINDOW_LEN];
     let mut flushed = Vec::new();
     let mut done = Vec::new();
+    let mut outgoing = None;
     for _ in 0..300 {
-        match random(6) {
+        match random(9) {
             0 | 1 => {
                 let (at, len) = (DATA_AT + random(100_000), 1 + random(20_000));
                 if len <= bed.remote().room() {
@@ -383,14 +386,24 @@ fn random_calls(mut bed: impl Bed, seed: u64) {
             2 => flushed.push((bed.remote().flush(), ())),
             3 => bed.remote().write_tail(TailCell { epoch: 1, appended_lsn: random(99), committed_lsn: 0 }),
             4 => {
-                bed.remote().kick().unwrap();
+                let sending = bed.remote().kick().unwrap();
+                assert_eq!(sending == Sending::Lent, outgoing.is_some());
             }
+            5 if outgoing.is_none() => outgoing = bed.remote().lend(),
+            5 => assert!(bed.remote().lend().is_none(), "one at a time"),
+            6 => {
+                if let Some(outgoing) = &mut outgoing {
+                    outgoing().unwrap();
+                }
+            }
+            7 => outgoing = None,
             _ => {
                 bed.step();
                 bed.remote().poll(&mut done).unwrap();
             }
         }
     }
+    drop(outgoing);
     let last = bed.remote().flush();
     let rest = finish(&mut bed, last);
     done.extend(rest);
@@ -608,4 +621,37 @@ fn the_blocking_loop_serves_until_it_is_shut_down() {
     let (ended, persistent) = follower.join().unwrap();
     assert_eq!(ended, "the peer closed the connection");
     assert_eq!(&persistent[DATA_AT as usize..][..500_000], log().slice(0, 500_000));
+}
+
+#[test]
+fn the_blocking_loop_stores_a_frame_in_whatever_pieces_it_comes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut leader, _) = listener.accept().unwrap();
+    leader.set_nodelay(true).unwrap();
+    leader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let follower = std::thread::spawn(move || {
+        use std::os::fd::AsFd;
+        let mut window = MemoryWindow::new(WINDOW_LEN);
+        let _ended = tcp::serve(socket.as_fd(), &mut window, |_, _| REPORTED);
+        window.persistent()
+    });
+    let mut sent = Vec::new();
+    for seq in 1..=400_u64 {
+        let len = 64_000 + seq * 1801 % 500_000;
+        let from = seq * 997;
+        sent = log().slice(from, len as usize).to_vec();
+        let header = Header { offset: DATA_AT, len: len as u32, flush: true, seq };
+        leader.write_all(&header.to_bytes()).unwrap();
+        // In three pieces, of which the follower has taken one when the next one comes, or not.
+        let mut cuts = [0, seq * 7919 % len, seq * 104_729 % len, len];
+        cuts.sort_unstable();
+        for cut in cuts.windows(2) {
+            leader.write_all(&sent[cut[0] as usize..cut[1] as usize]).unwrap();
+            (0..200).for_each(|_| std::thread::yield_now());
+        }
+        leader.read_exact(&mut [0; ACK_LEN]).unwrap();
+    }
+    drop(leader);
+    assert_eq!(&follower.join().unwrap()[DATA_AT as usize..][..sent.len()], sent);
 }

@@ -338,8 +338,8 @@ impl Window for Noting {
         self.window.len()
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.window.write(offset, bytes);
+    fn fill(&mut self, offset: u64, len: usize, store: &mut dyn FnMut(&mut [u8])) {
+        self.window.fill(offset, len, store);
     }
 
     fn flush(&mut self, offset: u64, len: u64) -> Result<(), WindowError> {

@@ -1,8 +1,8 @@
 //! From the leader's log into a follower's window, and back.
 //!
-//! [`pump`] is called once per turn for every follower: it posts what is new as at most two ranges (the ring may wrap), a piece of a
-//! chunk if a walk over the image has one, one flush and a tail cell, and kicks the link once. [`collect`] takes what has
-//! completed. Neither waits.
+//! [`post`] is called once per turn for every follower: it posts what is new as at most two ranges (the ring may wrap), a piece of a
+//! chunk if a walk over the image has one, one flush and a tail cell. Then the link is kicked, once; [`pump`] is both. [`collect`]
+//! takes what has completed. None of them waits.
 
 use std::sync::Arc;
 
@@ -16,8 +16,7 @@ use crate::leader::{Leader, LeaderError, Shipment};
 /// The longest single write; longer shipments are cut into several.
 const MAX_WRITE_LEN: u64 = 1 << 30;
 
-/// Posts what the follower lacks, as far as its credit and the link's room allow, and sends it. Of the log only if that is due or
-/// a chunk is complete: the follower takes a chunk when it has replayed up to where it was read.
+/// Posts what the follower lacks, and sends it.
 ///
 /// # Errors
 /// [`FabricError`] when the link is broken; the session is over then.
@@ -28,17 +27,30 @@ pub fn pump<W: RemoteWindow + ?Sized>(
     log: &Arc<dyn LogMemory>,
     log_due: bool,
 ) -> Result<Sending, FabricError> {
+    post(leader, id, window, log, log_due);
+    window.kick()
+}
+
+/// Posts what the follower lacks, as far as its credit and the link's room allow. Of the log only if that is due or
+/// a chunk is complete: the follower takes a chunk when it has replayed up to where it was read.
+pub fn post<W: RemoteWindow + ?Sized>(
+    leader: &mut Leader,
+    id: FollowerId,
+    window: &mut W,
+    log: &Arc<dyn LogMemory>,
+    log_due: bool,
+) {
     let mut shipment = if log_due { post_log(leader, id, window, log) } else { None };
     let piece = leader.chunk_piece(id, window.room());
     let completes = piece.as_ref().and_then(|piece| piece.completes);
-    let has_piece = piece.is_some();
     if let Some(piece) = piece {
         window.write(piece.at, piece.bytes);
     }
     if completes.is_some() && !log_due {
         shipment = post_log(leader, id, window, log);
     }
-    if shipment.is_some() || has_piece {
+    // Nobody waits for a piece that is not the last: what comes next flushes it.
+    if shipment.is_some() || completes.is_some() {
         let ticket = window.flush();
         if let Some(shipment) = shipment {
             leader.posted(id, shipment.to, ticket);
@@ -50,7 +62,6 @@ pub fn pump<W: RemoteWindow + ?Sized>(
     if let Some(cell) = leader.tail_for(id) {
         window.write_tail(cell);
     }
-    window.kick()
 }
 
 fn post_log<W: RemoteWindow + ?Sized>(

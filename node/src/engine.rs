@@ -190,9 +190,7 @@ impl Engine {
         let Role::Leader(leading) = &mut self.role else { return };
         leading.make_durable(node);
         leading.take_local_marks(&node.marks);
-        // On a disk, what is appended goes out with its group.
-        let until =
-            if leading.has_log_writer() { leading.machine.durable() } else { leading.machine.appended() };
+        let until = leading.shippable();
         let tail_due =
             until == leading.machine.appended() && leading.tail_due_ms.is_some_and(|due| now.ms >= due);
         let shipped = leading.sessions.ship(&mut leading.machine, &leading.memory.0, until, tail_due);

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use farkeep_core::heap::ImageSource;
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_core::lsn::Lsn;
 use farkeep_fabric::tcp::Burst;
@@ -22,6 +23,7 @@ use farkeep_follower::{Action, Follower, JoinError};
 use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
 use farkeep_proto::window::TailCell;
 use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::statvfs;
 
 use crate::config::Config;
 use crate::engine::{Engine, Handover};
@@ -29,6 +31,7 @@ use crate::node::{Node, OpenWindow};
 use crate::peers;
 use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
+use crate::spare::Spare;
 use crate::throttle::Throttle;
 
 /// Wait for the leader's socket while something else is looked for that does not wake this thread.
@@ -41,6 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BRISK_TICK: Duration = Duration::from_millis(1);
 /// Longest wait for the engine before it is asked whether there is still a reason.
 const ENGINE_PATIENCE: Duration = Duration::from_millis(1);
+/// Bytes of an image that are allocated in one go before a delta sync: some milliseconds' work.
+const RESERVED_AT_ONCE: u64 = 16 << 20;
 /// Sleep without a leader to follow.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -390,9 +395,31 @@ impl Link {
                 }
                 self.note_down(&why);
             }
-            change => self.engine()?.change_follower_log(&self.node, change)?,
+            change => {
+                if let Action::BeginSync { begin, .. } = &change {
+                    self.reserve(begin.image_len);
+                }
+                self.engine()?.change_follower_log(&self.node, change)?;
+            }
         }
         Ok(())
+    }
+
+    /// Allocates the image that a delta sync is about to fill, beside whatever else this machine does. If there is not enough space,
+    /// nothing is, and the sync finds that.
+    fn reserve(&self, image_len: u64) {
+        let free = statvfs(&self.node.config().pool).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+        if image_len.saturating_sub(self.node.image.allocated()) > free {
+            return;
+        }
+        let mut spare = Spare::default();
+        let steps = (0..image_len).step_by(RESERVED_AT_ONCE as usize);
+        for len in steps.map(|at| image_len.min(at + RESERVED_AT_ONCE)) {
+            if let Err(error) = spare.run(|| self.node.image.grow_to(len)) {
+                tracing::debug!(%error, len, "the image could not be allocated ahead of a sync");
+                return;
+            }
+        }
     }
 
     fn send(&mut self, body: Body) -> Result<()> {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pmem::domain::{Domain, Durability};
-use farkeep_fabric::{Completion, FabricKind, LogMemory, RemoteWindow, Sending, tcp};
+use farkeep_fabric::{Completion, FabricError, FabricKind, LogMemory, Outgoing, RemoteWindow, Sending, tcp};
 use farkeep_leader::{FollowerEntry, FollowerId, FollowerState, Leader, LeaderError, ship};
 use farkeep_proto::control::{self, Body, FabricOffer, Hello, RdmaWindow, TryRdma};
 
@@ -100,15 +100,23 @@ struct Attached {
     worker: usize,
     watched: Option<Interest>,
     blocked: bool,
+    /// What was lent to the walker could not be sent whole.
+    stuck: bool,
 }
 
 impl Attached {
     fn new(remote: Box<dyn RemoteWindow + Send>, mode: &'static str, worker: usize) -> Self {
-        Self { remote, mode, worker, watched: None, blocked: false }
+        Self { remote, mode, worker, watched: None, blocked: false, stuck: false }
     }
 
     fn is_one_sided(&self) -> bool {
         matches!(self.remote.kind(), FabricKind::Shm | FabricKind::Rdma)
+    }
+
+    /// Whether the walker sends what is posted: for a follower in mid-sync nobody waits, and over tcp its chunks would cost the worker
+    /// more than its clients do.
+    fn is_sent_by_walker(&self, follower: &FollowerEntry) -> bool {
+        follower.state == FollowerState::Syncing && self.remote.kind() == FabricKind::Tcp
     }
 }
 
@@ -166,20 +174,11 @@ impl Sessions {
             if !session.may_ship(leader, id, &mut self.memory, self.now_ms) {
                 continue;
             }
-            let Some(window) = &mut session.window else { continue };
             let Some(follower) = leader.follower(id) else { continue };
-            let chunks = follower.has_chunk_pieces();
-            let lacks = follower.shipped < until || tail;
-            let lazy = follower.state == FollowerState::Syncing
-                && until.get().saturating_sub(follower.shipped.get()) < LAZY_BYTES
-                && self.now_ms < session.logged_ms + LAZY_MS;
-            let log_due = lacks && !lazy;
-            if !follower.in_reach() || !(log_due || chunks || window.blocked) {
+            if session.window.as_ref().is_some_and(|window| window.is_sent_by_walker(follower)) {
                 continue;
             }
-            if log_due {
-                session.logged_ms = self.now_ms;
-            }
+            let Some((log_due, window)) = session.due(follower, until, tail, self.now_ms) else { continue };
             match ship::pump(leader, id, window.remote.as_mut(), log, log_due) {
                 Ok(sending) => {
                     window.blocked = sending == Sending::Blocked;
@@ -192,6 +191,59 @@ impl Sessions {
             self.broke(leader, id, reason);
         }
         shipped
+    }
+
+    /// As [`Sessions::ship`], to the followers whose windows the walker serves; it sends what this returns, and says so with
+    /// [`Sessions::sent`].
+    pub fn lend(
+        &mut self,
+        leader: &mut Leader,
+        log: &Arc<dyn LogMemory>,
+        until: Lsn,
+        now: Now,
+    ) -> Vec<(FollowerId, Outgoing)> {
+        self.now_ms = now.ms;
+        let mut lent = Vec::new();
+        for (&id, session) in &mut self.by_id {
+            let Some(follower) = leader.follower(id) else { continue };
+            let is_walkers = session.window.as_ref().is_some_and(|window| window.is_sent_by_walker(follower));
+            if !is_walkers || !session.may_ship(leader, id, &mut self.memory, self.now_ms) {
+                continue;
+            }
+            let Some(follower) = leader.follower(id) else { continue };
+            let Some((log_due, window)) = session.due(follower, until, true, self.now_ms) else { continue };
+            ship::post(leader, id, window.remote.as_mut(), log, log_due);
+            while leader.follower(id).is_some_and(FollowerEntry::has_chunk_pieces) && window.remote.room() > 0
+            {
+                ship::post(leader, id, window.remote.as_mut(), log, false);
+            }
+            lent.extend(window.remote.lend().map(|outgoing| (id, outgoing)));
+        }
+        lent
+    }
+
+    /// What was lent is sent, as far as the link took it. Returns whether something is left for the walker; `None` if whatever is left
+    /// is the worker's.
+    pub fn sent(
+        &mut self,
+        leader: &mut Leader,
+        id: FollowerId,
+        sent: Result<Sending, FabricError>,
+    ) -> Option<bool> {
+        let window = self.by_id.get_mut(&id).and_then(|session| session.window.as_mut())?;
+        let is_walkers = window.is_sent_by_walker(leader.follower(id)?);
+        match sent {
+            Ok(sending) => {
+                window.stuck = is_walkers && sending == Sending::Blocked;
+                // The worker has to look whether it posted something meanwhile.
+                window.blocked = !is_walkers;
+                is_walkers.then_some(window.stuck)
+            }
+            Err(error) => {
+                self.broke(leader, id, error.to_string());
+                None
+            }
+        }
     }
 
     /// A follower's window is of no more use.
@@ -411,15 +463,18 @@ impl Sessions {
         }
     }
 
-    /// Puts the steps of walks over the image that can be told now on the followers' control channels.
-    pub fn say_steps(&mut self, leader: &mut Leader, node: &Node) {
+    /// Puts the steps of walks over the image that can be told now on the followers' control channels. Returns whether there was any.
+    pub fn say_steps(&mut self, leader: &mut Leader, node: &Node) -> bool {
+        let mut said = false;
         while let Some((id, body)) = leader.walk_message() {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
             control::encode(body, &mut session.outbox);
             // It is taken when the log has come up to where it was read.
             session.logged_ms = 0;
+            said = true;
             node.workers[session.worker].speak();
         }
+        said
     }
 
     /// Whether a window connection of this session is awaited.
@@ -510,6 +565,27 @@ impl Session {
             waits: None,
             logged_ms: 0,
         }
+    }
+
+    /// The window, if there is anything to post or to send, and whether the log is; it is at `until`.
+    fn due(
+        &mut self,
+        follower: &FollowerEntry,
+        until: Lsn,
+        tail: bool,
+        now_ms: u64,
+    ) -> Option<(bool, &mut Attached)> {
+        let window = self.window.as_mut().filter(|_| follower.in_reach())?;
+        let lacks = follower.shipped < until || tail;
+        let lazy = follower.state == FollowerState::Syncing
+            && until.get().saturating_sub(follower.shipped.get()) < LAZY_BYTES
+            && now_ms < self.logged_ms + LAZY_MS;
+        let log_due = lacks && !lazy;
+        if log_due {
+            self.logged_ms = now_ms;
+        }
+        (log_due || follower.has_chunk_pieces() || window.blocked || window.stuck)
+            .then_some((log_due, window))
     }
 
     /// Exchanges the link if a better one is there and nothing is under way on the old one. While something is, nothing more

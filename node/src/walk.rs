@@ -68,12 +68,20 @@ impl Walker {
         if held_back.is_zero() { self.rest } else { held_back.min(self.rest) }
     }
 
-    /// Does the next job, if there is one.
+    /// Does the next job, if there is one, and sends what there is to send.
     fn turn(&mut self) -> bool {
-        let node = Arc::clone(&self.node);
-        if !node.walking.load(Ordering::Acquire) {
+        if !self.node.walking.load(Ordering::Acquire) {
             return false;
         }
+        let worked = self.read();
+        if self.send() {
+            self.rest = PAUSE;
+        }
+        worked
+    }
+
+    fn read(&mut self) -> bool {
+        let node = Arc::clone(&self.node);
         let now = Instant::now();
         let leave =
             Leave { read: now >= self.may_send_at, mark: now.duration_since(self.marked_at) >= MARK_PAUSE };
@@ -93,14 +101,21 @@ impl Walker {
         if let Some((leader, sessions)) = engine.leading() {
             leader.walk_done(id, job, read);
             sessions.say_steps(leader, &node);
-            // The worker posts what goes through a staging slot.
-            if leader.follower(id).is_some_and(|follower| follower.has_chunk_pieces()) {
-                drop(engine);
-                node.workers[0].waker.wake();
-            }
         }
         // A mark says it all; the next one may wait.
         job != Job::Look
+    }
+
+    /// Sends to the followers in mid-sync what is for this thread to send. Returns whether some link was too full for it.
+    fn send(&mut self) -> bool {
+        let lent = self.node.engine.lock().lend_windows(&self.node);
+        let mut stuck = false;
+        for (id, mut outgoing) in lent {
+            let sent = self.spare.run(&mut outgoing);
+            drop(outgoing);
+            stuck |= self.node.engine.lock().sent(&self.node, id, sent);
+        }
+        stuck
     }
 
     fn next(&self, leave: Leave) -> Option<(FollowerId, Job, Purpose, u64)> {

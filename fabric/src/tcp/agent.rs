@@ -75,20 +75,43 @@ impl Agent {
                 continue;
             };
             let take = bytes.len().min((frame.len - *stored) as usize);
-            let at = frame.offset + u64::from(*stored);
-            window.write(at, &bytes[..take]);
-            *stored += take as u32;
-            fed.stored += take as u64;
+            window.write(frame.offset + u64::from(*stored), &bytes[..take]);
+            self.took(take, &mut fed);
             bytes = &bytes[take..];
-            let (frame, complete) = (*frame, *stored == frame.len);
-            if !is_tail_cell(&frame) {
-                self.mark_dirty(at, at + take as u64);
-            }
-            if complete {
-                self.end_frame(frame, &mut fed);
-            }
         }
         Ok(fed)
+    }
+
+    /// Where the next bytes of the stream belong in the window, and how many of them, if they are a frame's payload. Who receives them
+    /// right there says so with [`Agent::received`].
+    pub fn wanted(&self) -> Option<(u64, u32)> {
+        self.current.map(|(frame, stored)| (frame.offset + u64::from(stored), frame.len - stored))
+    }
+
+    /// The next `len` bytes of the stream are in the window, where they were wanted. Panics if they were not.
+    pub fn received(&mut self, len: usize) -> Fed {
+        let mut fed = Fed::default();
+        assert!(
+            self.wanted().is_some_and(|(_, wanted)| len <= wanted as usize),
+            "{len} bytes were not wanted"
+        );
+        self.took(len, &mut fed);
+        fed
+    }
+
+    /// The next `len` bytes of the current frame are stored.
+    fn took(&mut self, len: usize, fed: &mut Fed) {
+        let (frame, stored) = self.current.as_mut().expect("a frame is arriving");
+        let at = frame.offset + u64::from(*stored);
+        *stored += len as u32;
+        let (frame, complete) = (*frame, *stored == frame.len);
+        fed.stored += len as u64;
+        if !is_tail_cell(&frame) {
+            self.mark_dirty(at, at + len as u64);
+        }
+        if complete {
+            self.end_frame(frame, fed);
+        }
     }
 
     fn begin_frame(&mut self, fed: &mut Fed) -> Result<(), FabricError> {

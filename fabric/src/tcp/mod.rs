@@ -12,6 +12,7 @@
 mod agent;
 pub mod frame;
 mod remote;
+#[expect(unsafe_code, reason = "rustix has no SO_RCVLOWAT")]
 mod socket;
 
 pub use agent::{Agent, Fed};

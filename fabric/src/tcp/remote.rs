@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use farkeep_proto::window::{TAIL_CELL_AT, TAIL_CELL_LEN, TailCell};
+use parking_lot::Mutex;
 
 use super::frame::{ACK_LEN, Ack, HEADER_LEN, Header};
-use crate::window::{Completion, FabricError, FabricKind, LogBytes, RemoteWindow, Sending, Ticket};
+use crate::window::{Completion, FabricError, FabricKind, LogBytes, Outgoing, RemoteWindow, Sending, Ticket};
 
 /// How many bytes may be posted to one follower before it has acknowledged earlier ones. It bounds what a slow link
 /// can have queued; a fast one never sees it.
@@ -15,6 +17,10 @@ pub const MAX_IN_FLIGHT_BYTES: u64 = 16 << 20;
 
 /// Frames that one system call gathers; two pieces of memory each.
 const MAX_GATHERED_FRAMES: usize = 32;
+
+/// What an [`Outgoing`] sends with one system call: Linux may not take the processor from a thread in the middle of one, even if a
+/// client's thread waits for it.
+const MAX_LENT_SEND_LEN: usize = 64 << 10;
 
 /// A non-blocking stream of bytes; a socket, or a simulated one.
 pub trait ByteStream {
@@ -32,6 +38,11 @@ pub trait ByteStream {
 
     /// What to wait on, if there is something.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The same stream for another thread, if it can be used by two.
+    fn share(&self) -> Option<Box<dyn ByteStream + Send>> {
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -65,15 +76,78 @@ impl Frame {
     }
 }
 
+/// Frames that are being sent, in order.
+#[derive(Debug, Default)]
+struct Outbox {
+    frames: VecDeque<Frame>,
+    /// How much of the first of them is sent.
+    front_sent: usize,
+}
+
+impl Outbox {
+    /// Sends what the stream takes, at most so many bytes with one call.
+    fn send(&mut self, stream: &mut dyn ByteStream, at_once: usize) -> Result<Sending, FabricError> {
+        while !self.frames.is_empty() {
+            match self.send_once(stream, at_once) {
+                Ok(sent) => self.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sending::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Sending::Done)
+    }
+
+    fn send_once(&self, stream: &mut dyn ByteStream, mut room: usize) -> io::Result<usize> {
+        let mut pieces = [IoSlice::new(&[]); 2 * MAX_GATHERED_FRAMES];
+        let mut count = 0;
+        let mut skip = self.front_sent;
+        for frame in self.frames.iter().take(MAX_GATHERED_FRAMES) {
+            for part in [&frame.header[..], frame.payload()] {
+                let sent = skip.min(part.len());
+                skip -= sent;
+                let part = &part[sent..];
+                let part = &part[..room.min(part.len())];
+                room -= part.len();
+                if !part.is_empty() {
+                    pieces[count] = IoSlice::new(part);
+                    count += 1;
+                }
+            }
+        }
+        stream.send(&pieces[..count])
+    }
+
+    fn advance(&mut self, sent: usize) {
+        self.front_sent += sent;
+        while let Some(front) = self.frames.front() {
+            let len = front.len();
+            if self.front_sent < len {
+                break;
+            }
+            self.front_sent -= len;
+            self.frames.pop_front();
+        }
+    }
+
+    /// Takes back a tail cell that is the last frame, if nothing of it is sent.
+    fn forget_tail(&mut self) {
+        let is_tail = self.frames.back().is_some_and(|last| matches!(last.payload, Payload::Tail(_)));
+        if is_tail && (self.frames.len() > 1 || self.front_sent == 0) {
+            self.frames.pop_back();
+        }
+    }
+}
+
 /// A window behind a stream of frames.
 #[derive(Debug)]
 pub struct Remote<S> {
     stream: S,
-    /// Frames not yet wholly sent.
-    queue: VecDeque<Frame>,
-    /// How much of the first of them is sent.
-    front_sent: usize,
-    /// The header of the last write, as long as none of its frame is sent and no flush has been asked for.
+    /// What is being sent, by whoever kicks or by an [`Outgoing`], which holds this as well.
+    outbox: Arc<Mutex<Outbox>>,
+    /// Frames behind those.
+    posted: VecDeque<Frame>,
+    /// The header of the last frame posted, if that is a write for which no flush has been asked.
     unflushed: Option<Header>,
     tail: Option<TailCell>,
     /// The last ticket given out.
@@ -94,8 +168,8 @@ impl<S: ByteStream> Remote<S> {
     pub fn new(stream: S) -> Self {
         Self {
             stream,
-            queue: VecDeque::new(),
-            front_sent: 0,
+            outbox: Arc::default(),
+            posted: VecDeque::new(),
             unflushed: None,
             tail: None,
             issued: 0,
@@ -112,38 +186,18 @@ impl<S: ByteStream> Remote<S> {
         &self.stream
     }
 
-    fn send_once(&mut self) -> io::Result<usize> {
-        let mut pieces = [IoSlice::new(&[]); 2 * MAX_GATHERED_FRAMES];
-        let mut count = 0;
-        let mut skip = self.front_sent;
-        for frame in self.queue.iter().take(MAX_GATHERED_FRAMES) {
-            for part in [&frame.header[..], frame.payload()] {
-                let sent = skip.min(part.len());
-                skip -= sent;
-                let part = &part[sent..];
-                if !part.is_empty() {
-                    pieces[count] = IoSlice::new(part);
-                    count += 1;
-                }
-            }
+    /// Hands on what was posted to be sent; `None` while it is lent.
+    fn outbox(&mut self) -> Option<&mut Outbox> {
+        let outbox = Arc::get_mut(&mut self.outbox)?.get_mut();
+        outbox.frames.append(&mut self.posted);
+        self.unflushed = None;
+        if let Some(cell) = self.tail.take() {
+            outbox.forget_tail();
+            let len = TAIL_CELL_LEN as u32;
+            let header = Header { offset: TAIL_CELL_AT, len, flush: false, seq: self.issued + 1 };
+            outbox.frames.push_back(Frame::new(header, Payload::Tail(cell.to_bytes())));
         }
-        self.stream.send(&pieces[..count])
-    }
-
-    fn advance(&mut self, sent: usize) {
-        self.front_sent += sent;
-        while let Some(front) = self.queue.front() {
-            let len = front.len();
-            if self.front_sent < len {
-                break;
-            }
-            self.front_sent -= len;
-            self.queue.pop_front();
-        }
-        // A flush can be a flag on the last frame only while none of that frame is on its way.
-        if self.queue.is_empty() || (self.queue.len() == 1 && self.front_sent > 0) {
-            self.unflushed = None;
-        }
+        Some(outbox)
     }
 
     fn acknowledged(&mut self, ack: Ack, done: &mut Vec<Completion>) -> Result<(), FabricError> {
@@ -201,7 +255,7 @@ impl<S: ByteStream> RemoteWindow for Remote<S> {
         let len = u64::from(source.len());
         assert!(len <= self.room(), "a write of {len} bytes was posted where {} fit", self.room());
         let header = Header { offset, len: source.len(), flush: false, seq: self.issued + 1 };
-        self.queue.push_back(Frame::new(header, Payload::Log(source)));
+        self.posted.push_back(Frame::new(header, Payload::Log(source)));
         self.unflushed = Some(header);
         self.in_flight += len;
         self.posted_unflushed += len;
@@ -209,11 +263,11 @@ impl<S: ByteStream> RemoteWindow for Remote<S> {
 
     fn flush(&mut self) -> Ticket {
         let seq = self.issued + 1;
-        match (self.unflushed.take(), self.queue.back_mut()) {
+        match (self.unflushed.take(), self.posted.back_mut()) {
             (Some(header), Some(frame)) => frame.header = Header { flush: true, ..header }.to_bytes(),
             _ => {
                 let header = Header { offset: 0, len: 0, flush: true, seq };
-                self.queue.push_back(Frame::new(header, Payload::Empty));
+                self.posted.push_back(Frame::new(header, Payload::Empty));
             }
         }
         self.issued = seq;
@@ -229,28 +283,19 @@ impl<S: ByteStream> RemoteWindow for Remote<S> {
         if self.broken {
             return Err(FabricError::Closed);
         }
-        if let Some(cell) = self.tail.take() {
-            let already = self.queue.back().is_some_and(|last| matches!(last.payload, Payload::Tail(_)));
-            if already && (self.queue.len() > 1 || self.front_sent == 0) {
-                self.queue.pop_back();
-            }
-            let len = TAIL_CELL_LEN as u32;
-            let header = Header { offset: TAIL_CELL_AT, len, flush: false, seq: self.issued + 1 };
-            self.queue.push_back(Frame::new(header, Payload::Tail(cell.to_bytes())));
-            self.unflushed = None;
+        if self.outbox().is_none() {
+            return Ok(Sending::Lent);
         }
-        while !self.queue.is_empty() {
-            match self.send_once() {
-                Ok(sent) => self.advance(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sending::Blocked),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.broken = true;
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(Sending::Done)
+        let result = self.outbox.lock().send(&mut self.stream, usize::MAX);
+        self.broken = result.is_err();
+        result
+    }
+
+    fn lend(&mut self) -> Option<Outgoing> {
+        let mut stream = self.stream.share()?;
+        self.outbox()?;
+        let outbox = Arc::clone(&self.outbox);
+        Some(Box::new(move || outbox.lock().send(&mut *stream, MAX_LENT_SEND_LEN)))
     }
 
     fn poll(&mut self, done: &mut Vec<Completion>) -> Result<(), FabricError> {

@@ -92,6 +92,11 @@ impl Leading {
         !self.appender.log().region().persistence().by_instructions()
     }
 
+    /// Up to where followers are sent the log: on a disk, what is appended goes out with its group.
+    pub(super) fn shippable(&self) -> Lsn {
+        if self.has_log_writer() { self.machine.durable() } else { self.machine.appended() }
+    }
+
     /// Makes everything appended persistent, or asks the log writer to.
     pub(super) fn make_durable(&mut self, node: &Node) {
         use farkeep_core::heap::RedoSink;

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use farkeep_core::lsn::Lsn;
+use farkeep_fabric::{FabricError, Outgoing, Sending};
 use farkeep_leader::sync_source::Purpose;
-use farkeep_leader::{FollowerId, Walked};
+use farkeep_leader::{FollowerEntry, FollowerId, Walked};
 use farkeep_proto::control::ChunkAnswer;
 
 use super::Engine;
@@ -97,6 +98,28 @@ impl Engine {
         }
         node.wake_workers();
         Ok(())
+    }
+
+    /// What the walker has to send to followers in mid-sync. Each is given back with [`Engine::sent`].
+    pub fn lend_windows(&mut self, node: &Node) -> Vec<(FollowerId, Outgoing)> {
+        let Role::Leader(leading) = &mut self.role else { return Vec::new() };
+        let until = leading.shippable();
+        let lent = leading.sessions.lend(&mut leading.machine, &leading.memory.0, until, node.now());
+        if leading.machine.followers().any(FollowerEntry::has_chunk_pieces) {
+            // The worker posts these.
+            node.workers[0].waker.wake();
+        }
+        lent
+    }
+
+    /// The walker has sent what it was lent, as far as the link took it. Returns whether it has to go on with that.
+    pub fn sent(&mut self, node: &Node, id: FollowerId, sent: Result<Sending, FabricError>) -> bool {
+        let Role::Leader(leading) = &mut self.role else { return false };
+        let stuck = leading.sessions.sent(&mut leading.machine, id, sent);
+        if stuck.is_none() {
+            node.workers[0].waker.wake();
+        }
+        stuck.unwrap_or(false)
     }
 
     /// A follower has answered a step of a walk.

@@ -11,10 +11,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use farkeep_core::chunk;
 use farkeep_core::heap::{Offset, View};
 use farkeep_core::log::Position;
 use farkeep_core::lsn::{Epoch, Lsn, Watermarks};
-use twox_hash::XxHash3_64;
 
 type Key = (Lsn, u32);
 
@@ -42,7 +42,7 @@ pub struct Oracle {
 
 /// The bytes of an image as a number.
 pub fn fingerprint(view: &View) -> u64 {
-    XxHash3_64::oneshot(view.peek_bytes(Offset::NULL, view.image_len() as usize))
+    chunk::hash(view.peek_bytes(Offset::NULL, view.image_len() as usize))
 }
 
 impl Oracle {
