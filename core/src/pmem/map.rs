@@ -92,8 +92,17 @@ impl Mapping {
     }
 }
 
+/// Bytes of a mapping that are given back in one go.
+const UNMAPPED_AT_ONCE: usize = 32 << 20;
+
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // To give back a gigabyte of private pages takes some 90 ms, in which nobody else could map anything: so the pages go first.
+        for at in (0..self.len).step_by(UNMAPPED_AT_ONCE) {
+            let len = UNMAPPED_AT_ONCE.min(self.len - at);
+            // SAFETY: as below. What cannot be given back so goes with the mapping.
+            let _ = unsafe { madvise(self.base.as_ptr().add(at).cast(), len, Advice::LinuxDontNeed) };
+        }
         // SAFETY: this is the mapping made in `new`, and whoever looked at its bytes borrowed from it or owned a
         // share of it.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
