@@ -5,7 +5,9 @@
 //! for as long as a hash of a chunk takes, and the workers not at all: they are asked for a moment what to do next and
 //! told the result. Commands never wait, whatever the image's size, and the memory it takes is a few chunks.
 //!
-//! Chunks are read in the machine's spare time ([`crate::spare`]), and `sync-max-rate` bounds what is sent.
+//! Over tcp the walker also sends, chunks and log, to a follower in mid-sync ([`crate::replication`]).
+//!
+//! Chunks are read and sent in the machine's spare time ([`crate::spare`]), and `sync-max-rate` bounds what is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,6 +82,7 @@ impl Walker {
         worked
     }
 
+    /// Does the next job, if there is one.
     fn read(&mut self) -> bool {
         let node = Arc::clone(&self.node);
         let now = Instant::now();

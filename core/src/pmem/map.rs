@@ -47,6 +47,7 @@ pub(super) enum Kind {
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    private: bool,
     _registration: Registration,
 }
 
@@ -68,7 +69,12 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
         let base = unsafe { mmap(ptr::null_mut(), len, protection, flags, file, 0) }?;
         let base = NonNull::new(base.cast::<u8>()).expect("mmap never returns the null page unasked");
-        Ok(Mapping { base, len, _registration: Registration::new(base.as_ptr() as usize, len, name) })
+        Ok(Mapping {
+            base,
+            len,
+            private: kind == Kind::Private,
+            _registration: Registration::new(base.as_ptr() as usize, len, name),
+        })
     }
 
     /// Drops the private copies of these pages, so that reads see the file again. They must lie within the mapping.
@@ -92,16 +98,16 @@ impl Mapping {
     }
 }
 
-/// Bytes of a mapping that are given back in one go.
-const UNMAPPED_AT_ONCE: usize = 32 << 20;
+/// Bytes of private pages that are given back in one go.
+const DROPPED_AT_ONCE: u64 = 32 << 20;
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // To give back a gigabyte of private pages takes some 90 ms, in which nobody else could map anything: so the pages go first.
-        for at in (0..self.len).step_by(UNMAPPED_AT_ONCE) {
-            let len = UNMAPPED_AT_ONCE.min(self.len - at);
-            // SAFETY: as below. What cannot be given back so goes with the mapping.
-            let _ = unsafe { madvise(self.base.as_ptr().add(at).cast(), len, Advice::LinuxDontNeed) };
+        let copies = if self.private { self.len as u64 } else { 0 };
+        for at in (0..copies).step_by(DROPPED_AT_ONCE as usize) {
+            // What cannot be given back so goes with the mapping.
+            drop(self.drop_copies(at, DROPPED_AT_ONCE.min(copies - at)));
         }
         // SAFETY: this is the mapping made in `new`, and whoever looked at its bytes borrowed from it or owned a
         // share of it.
