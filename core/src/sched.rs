@@ -1,6 +1,9 @@
-//! The scheduling class of the calling thread: the one thing of Linux's that this workspace needs and no library offers safely.
+//! The calling thread and the scheduler: its class, which this workspace needs and no library offers safely, and what it got.
 
 use std::io;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Scheduling classes that need no privilege. `man 7 sched`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,4 +29,10 @@ pub fn set_class(class: Class) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// How long the calling thread has had a processor.
+pub fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -13,9 +13,8 @@ use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use farkeep_core::sched::{Class, set_class};
+use farkeep_core::sched::{Class, processor_time, set_class};
 use rustix::process::setpriority_process;
-use rustix::time::{ClockId, clock_gettime};
 
 /// The part of a processor that the work gets in any case, as a divisor: a third.
 const SHARE: u32 = 3;
@@ -82,12 +81,6 @@ impl Spare {
     fn is_starved(&self) -> bool {
         self.took > self.had * SHARE + GRAIN
     }
-}
-
-/// What this thread has had of a processor.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]

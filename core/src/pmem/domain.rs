@@ -157,6 +157,11 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
+/// Whether a file lies in the page cache and nowhere else.
+pub(super) fn is_tmpfs(file: &File) -> io::Result<bool> {
+    Ok(fstatfs(file)?.f_type as u64 == TMPFS_MAGIC)
+}
+
 /// Finds out the domain of a file, or takes the operator's word for it.
 pub fn detect(file: &File, durability: Durability) -> io::Result<Persistence> {
     let device = dax_device(file)?;

@@ -4,28 +4,73 @@
 //! The *private* mapping is a leader's working view: it reads through to the image, and a store copies the page into
 //! DRAM. Address space is reserved once, for the longest image there may be, by mapping beyond the file's end, so
 //! growing moves no byte. Space is allocated before anybody may touch it, so a full file system is an error and not
-//! a SIGBUS.
+//! a SIGBUS. On tmpfs it is allocated in huge pages, as long as they are cheaper than what they replace.
 //!
 //! A crash loses the private mapping entirely. Of the shared one it leaves what was persisted, and of the rest any
 //! part; replaying from the checkpoint puts that right.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::crash::{CrashDouble, Medium};
-use super::domain::Persistence;
-use super::map::{Kind, Mapping, Region};
+use super::domain::{Persistence, is_tmpfs};
+use super::map::{HUGE_PAGE_LEN, Kind, Mapping, Region};
 use super::mem::Mem;
 use crate::heap::{ImageSource, PAGE_LEN};
+use crate::sched::processor_time;
 
 /// Space is allocated in steps of a sixteenth of the image, within these bounds, so that a growing image makes few
 /// system calls and a small one stays small.
 const GROW_STEP_MIN: u64 = 256 << 10;
 const GROW_STEP_MAX: u64 = 64 << 20;
+
+/// A huge page that takes longer than this is dearer than the 512 it replaces, which take half of it.
+const HUGE_PAGE_TIME_MAX: Duration = Duration::from_millis(2);
+
+/// Asks for huge pages as long as they are cheap: a kernel that has to move others out of their way first, or to get memory from a host,
+/// takes milliseconds for one, in which nobody else may have the processor.
+#[derive(Debug, Default)]
+struct HugePages {
+    /// Blocks that are to be left alone, ...
+    skipped: u64,
+    /// ... and how many the next time.
+    patience: u64,
+}
+
+impl HugePages {
+    /// Allocates blocks of the image between `from` and `to` as a huge page each. Says whether that is possible at all here.
+    fn allocate(&mut self, image: &Region, from: u64, to: u64) -> bool {
+        let block_len = HUGE_PAGE_LEN as u64;
+        let blocks = from.next_multiple_of(block_len)..to - to % block_len;
+        for at in blocks.step_by(HUGE_PAGE_LEN) {
+            if self.skipped > 0 {
+                self.skipped -= 1;
+                continue;
+            }
+            let began = processor_time();
+            // A page that is there and ends the block is what `collapse` wants.
+            let last = at + block_len - PAGE_LEN;
+            let done = fallocate(&**image.file(), FallocateFlags::empty(), last, PAGE_LEN)
+                .map_err(io::Error::from)
+                .and_then(|()| image.collapse(at));
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return false,
+                Ok(()) if processor_time() - began <= HUGE_PAGE_TIME_MAX => self.patience = 0,
+                _ => {
+                    self.patience = (self.patience * 2).clamp(8, 1024);
+                    self.skipped = self.patience;
+                }
+            }
+        }
+        true
+    }
+}
 
 /// The image of a pool.
 #[derive(Debug)]
@@ -36,6 +81,8 @@ pub struct Image {
     allocated: AtomicU64,
     /// The working view, as long as somebody has one.
     private: Mutex<Weak<Mapping>>,
+    /// Where huge pages may be asked for.
+    huge_pages: Mutex<Option<HugePages>>,
 }
 
 impl Image {
@@ -47,8 +94,14 @@ impl Image {
         name: &str,
         double: Option<Arc<CrashDouble>>,
     ) -> io::Result<Image> {
-        let allocated = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        let allocated = metadata.len();
         let max_len = max_len.max(allocated).next_multiple_of(PAGE_LEN);
+        let huge_pages = (double.is_none() && is_tmpfs(&file)?).then(HugePages::default);
+        // A process that ended while it allocated a huge page has left a hole.
+        if huge_pages.is_some() && metadata.blocks() * 512 < allocated {
+            fallocate(&*file, FallocateFlags::empty(), 0, allocated)?;
+        }
         let mut shared = Region::map(file, max_len, persistence, name)?;
         if let Some(double) = double {
             shared = shared.with_double(double, Medium::Image);
@@ -58,6 +111,7 @@ impl Image {
             name: name.to_owned(),
             allocated: AtomicU64::new(allocated),
             private: Mutex::default(),
+            huge_pages: Mutex::new(huge_pages),
         })
     }
 
@@ -101,6 +155,24 @@ impl Image {
             self.shared.file().set_len(kept)?;
         }
         self.shared.sync_file()
+    }
+
+    /// Makes the file reach from `from` to `to`, with space for every byte, and says how far it reaches then. An error leaves it as it was.
+    fn allocate(&self, from: u64, to: u64) -> io::Result<u64> {
+        let file = &**self.shared.file();
+        let mut huge_pages = self.huge_pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) = &mut *huge_pages
+            && !asked.allocate(&self.shared, from, to)
+        {
+            *huge_pages = None;
+        }
+        match fallocate(file, FallocateFlags::empty(), from, to - from) {
+            Ok(()) => Ok(to),
+            Err(error) => {
+                file.set_len(from)?;
+                Err(error.into())
+            }
+        }
     }
 
     /// How bytes get persistent here.
@@ -149,13 +221,10 @@ impl ImageSource for Image {
                 format!("an image of {len} bytes in an address space of {} bytes", self.max_len()),
             ));
         }
-        let file = &**self.shared.file();
-        let allocate =
-            |to: u64| fallocate(file, FallocateFlags::empty(), allocated, to - allocated).map(|()| to);
         let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
         let generous = len.next_multiple_of(step).min(self.max_len());
         // Where there is not enough for a whole step there may still be enough for what is needed.
-        let reached = allocate(generous).or_else(|_| allocate(len))?;
+        let reached = self.allocate(allocated, generous).or_else(|_| self.allocate(allocated, len))?;
         self.allocated.fetch_max(reached, Ordering::AcqRel);
         Ok(())
     }

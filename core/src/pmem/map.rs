@@ -13,19 +13,23 @@
 //! stored after the last [`Region::sync`] began.
 
 use std::any::Any;
+use std::ffi::c_void;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::crash::{CrashDouble, Medium};
 use super::domain::Persistence;
 use super::mem::Mem;
 use super::persist;
 use super::sigbus::Registration;
+
+/// The next larger page after the common one, on the processors that have 4 KiB for that: one entry in a page table for 512.
+pub(super) const HUGE_PAGE_LEN: usize = 2 << 20;
 
 /// What a mapping is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +60,33 @@ unsafe impl Send for Mapping {}
 // SAFETY: the handle itself is never changed; access to the bytes is the business of Region and Mem.
 unsafe impl Sync for Mapping {}
 
+/// Maps the file where huge pages can be mapped whole, on tmpfs as on a DAX file system. (A device's driver sees to that itself.)
+fn map_aligned(
+    file: &File,
+    len: usize,
+    protection: ProtFlags,
+    flags: MapFlags,
+) -> rustix::io::Result<*mut c_void> {
+    let len = len.next_multiple_of(rustix::param::page_size());
+    let claim = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
+    let claimed = unsafe { mmap_anonymous(ptr::null_mut(), len + HUGE_PAGE_LEN, ProtFlags::empty(), claim) }?;
+    let before = claimed.addr().next_multiple_of(HUGE_PAGE_LEN) - claimed.addr();
+    // SAFETY: `before` is less than a huge page, and the claim is that much longer than `len`.
+    let base = unsafe { claimed.byte_add(before) };
+    // SAFETY: what is replaced is a part of the claim made above, in which nobody has anything.
+    let mapped = unsafe { mmap(base, len, protection, flags | MapFlags::FIXED, file, 0) };
+    let unused = match mapped {
+        Ok(_) => [(claimed, before), (base.wrapping_byte_add(len), HUGE_PAGE_LEN - before)],
+        Err(_) => [(claimed, len + HUGE_PAGE_LEN), (claimed, 0)],
+    };
+    for (start, len) in unused.into_iter().filter(|&(_, len)| len > 0) {
+        // SAFETY: that part of the claim has nothing in it.
+        unsafe { munmap(start, len) }?;
+    }
+    mapped
+}
+
 impl Mapping {
     pub(super) fn new(file: &File, len: usize, kind: Kind, name: &str) -> io::Result<Mapping> {
         let (protection, flags) = match kind {
@@ -66,8 +97,12 @@ impl Mapping {
             Kind::Private => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE),
             Kind::ReadOnly => (ProtFlags::READ, MapFlags::SHARED),
         };
-        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
-        let base = unsafe { mmap(ptr::null_mut(), len, protection, flags, file, 0) }?;
+        let base = if len >= HUGE_PAGE_LEN && file.metadata()?.is_file() {
+            map_aligned(file, len, protection, flags)?
+        } else {
+            // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
+            unsafe { mmap(ptr::null_mut(), len, protection, flags, file, 0) }?
+        };
         let base = NonNull::new(base.cast::<u8>()).expect("mmap never returns the null page unasked");
         Ok(Mapping {
             base,
@@ -225,6 +260,20 @@ impl Region {
         // SAFETY: the range lies within the mapping, and populating it for writing changes no byte.
         unsafe { madvise(start.cast(), len, Advice::LinuxPopulateWrite) }?;
         Ok(())
+    }
+
+    /// Has the kernel put a huge page in the place of the pages from `at`, a multiple of [`HUGE_PAGE_LEN`], and map it. Those that are missing
+    /// become zero bytes, but one must be there, and the file must reach beyond. Changes no byte. Panics beyond the mapping.
+    ///
+    /// # Errors
+    /// `EINVAL` where kernel or file system cannot do that at all (Linux can since 6.1, on tmpfs), others where it cannot just now.
+    pub(super) fn collapse(&self, at: u64) -> io::Result<()> {
+        let start = self.check(at, HUGE_PAGE_LEN);
+        // SAFETY: the range lies within the mapping, and its bytes stay what they are.
+        match unsafe { libc::madvise(start.cast(), HUGE_PAGE_LEN, libc::MADV_COLLAPSE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Starts to make these bytes persistent; they are when [`Region::fence`] returns. Does nothing on a disk.
