@@ -419,6 +419,8 @@ impl Link {
                 tracing::debug!(%error, len, "the image could not be allocated ahead of a sync");
                 return;
             }
+            // The least part of what a sync does with these bytes.
+            spare.covered(RESERVED_AT_ONCE / 4);
         }
     }
 

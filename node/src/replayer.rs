@@ -136,7 +136,9 @@ fn step(node: &Node, spare: &mut Spare, idle: bool) -> Result<Step, ReplayError>
         advance(node, replayer, target, idle, None)?
     } else {
         drop(engine);
+        let before = replayer.applied();
         let worked = spare.run(|| advance(node, replayer, target, idle, cursor))?;
+        spare.covered(replayer.applied().distance_from(before));
         drop(guard);
         engine = node.engine.lock();
         guard = node.replayer.lock();
@@ -181,6 +183,7 @@ fn follow(
     let engine = (ends || scrub && chunk.step() != ChunkStep::Compare).then_some(engine);
     let mut take = || take_step(&chunk, replayer, &log, scrub);
     let outcome = if engine.is_some() { take()? } else { spare.run(take)? };
+    spare.covered(u64::from(chunk.len));
     let mut speaker = None;
     let mut answers = Vec::new();
     if let Some(follows) = &mut *node.followership() {

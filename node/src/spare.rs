@@ -5,20 +5,22 @@
 //! the worker that answers it share the other one. A thread of the class `SCHED_IDLE` it passes over: whoever wakes up gets the
 //! processor at once (`sched_idle_cpu` in the kernel's fair scheduler, since 5.4).
 //!
-//! On a machine without spare time such a thread would stand still. So what it gets is measured, and below a share it works as
-//! an ordinary thread until it has had it. Nobody else waits for a thread in [`Spare::run`], unless for what it holds: take no lock
-//! into it that a client's command needs.
+//! On a machine without spare time such a thread would stand still. So what it has covered is compared with the time that it took, and
+//! below a rate it works as an ordinary thread until it has caught up. A rate, and not a share of a processor: where the memory or the
+//! medium is slow the operator wants the sync to end all the same, and where it is fast the clients may have the rest. Nobody else waits
+//! for a thread in [`Spare::run`], unless for what it holds: take no lock into it that a client's command needs.
 
 use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use farkeep_core::sched::{Class, processor_time, set_class};
+use farkeep_core::sched::{Class, set_class};
 use rustix::process::setpriority_process;
 
-/// The part of a processor that the work gets in any case, as a divisor: a third.
-const SHARE: u32 = 3;
-/// What it got longer ago than this counts less and less.
+/// Bytes of the image, or of log, that the work covers in a second in any case: more than three times as many as a redis-server on the
+/// same machine does in a full sync.
+const RATE: u64 = 192 << 20;
+/// What was longer ago than this counts less and less.
 const MEMORY: Duration = Duration::from_millis(100);
 /// Less than this proves nothing.
 const GRAIN: Duration = Duration::from_millis(2);
@@ -47,8 +49,8 @@ fn may_come_back() -> bool {
 pub struct Spare {
     /// How long the work has taken lately, ...
     took: Duration,
-    /// ... and how long of that it had a processor.
-    had: Duration,
+    /// ... and how long it may have taken for what it has covered.
+    allowed: Duration,
 }
 
 impl Spare {
@@ -65,12 +67,11 @@ impl Spare {
     /// Does some work, of milliseconds rather than more.
     pub fn run<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let gives_way = !self.is_starved() && may_come_back() && set_class(Class::Idle).is_ok();
-        let (began, had) = (Instant::now(), processor_time());
+        let began = Instant::now();
         let result = work();
         self.took += began.elapsed();
-        self.had += processor_time().saturating_sub(had);
         if self.took > MEMORY {
-            (self.took, self.had) = (self.took / 2, self.had / 2);
+            (self.took, self.allowed) = (self.took / 2, self.allowed / 2);
         }
         if gives_way && let Err(error) = set_class(Class::Ordinary) {
             tracing::warn!(%error, "a thread could not come back from SCHED_IDLE; it works when nobody else does");
@@ -78,8 +79,15 @@ impl Spare {
         result
     }
 
+    /// So many bytes have been covered by what was run.
+    pub fn covered(&mut self, bytes: u64) {
+        let allowed = self.allowed + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / RATE);
+        // A good time is not drawn on for longer than a bad one is remembered.
+        self.allowed = allowed.min(self.took + MEMORY);
+    }
+
     fn is_starved(&self) -> bool {
-        self.took > self.had * SHARE + GRAIN
+        self.took > self.allowed + GRAIN
     }
 }
 
@@ -88,13 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_that_gets_less_than_its_share_stops_giving_way_until_it_had_it() {
-        let ms = Duration::from_millis;
-        let spare = |took, had| Spare { took: ms(took), had: ms(had) };
-        assert!(!spare(0, 0).is_starved());
-        assert!(!spare(2, 0).is_starved(), "a moment proves nothing");
-        assert!(spare(60, 10).is_starved());
-        assert!(!spare(25, 10).is_starved());
+    fn work_that_is_slower_than_its_rate_stops_giving_way_until_it_has_caught_up() {
+        let mut spare = Spare { took: Duration::from_millis(2), ..Spare::default() };
+        assert!(!spare.is_starved(), "a moment proves nothing");
+        spare.took = Duration::from_millis(500);
+        spare.covered(RATE / 4);
+        assert!(spare.is_starved());
+        spare.covered(RATE / 4);
+        assert!(!spare.is_starved());
+        spare.covered(100 * RATE);
+        spare.took += MEMORY + 2 * GRAIN;
+        assert!(spare.is_starved(), "what went well long ago helps nobody");
     }
 
     #[test]

@@ -99,6 +99,9 @@ impl Walker {
         let read = |replayer| self.spare.run(|| ChunkRead::of(job, chunk_len, replayer));
         let read = node.replayer.lock().as_ref().map(read);
         let Some(read) = read else { return false };
+        if job != Job::Look {
+            self.spare.covered(chunk_len);
+        }
         self.pace(purpose, &read, job, chunk_len);
         let mut engine = node.engine.lock();
         if let Some((leader, sessions)) = engine.leading() {

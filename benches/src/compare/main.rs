@@ -117,7 +117,8 @@ impl Options {
             "there is no farkeep binary at {}: `cargo build --release --package farkeep`, or say --farkeep PATH",
             binary.display()
         );
-        Ok(binary)
+        // Contenders are started elsewhere.
+        Ok(std::path::absolute(binary)?)
     }
 }
 

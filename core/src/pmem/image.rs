@@ -236,3 +236,62 @@ impl ImageSource for Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pmem::domain::{Durability, detect};
+
+    const MIB: u64 = 1 << 20;
+
+    fn image(file: &Arc<File>) -> Image {
+        let persistence = detect(file, Durability::Auto).unwrap();
+        Image::map(Arc::clone(file), 256 * MIB, persistence, "test", None).unwrap()
+    }
+
+    fn has_space_for_all(file: &File) -> bool {
+        let metadata = file.metadata().unwrap();
+        metadata.blocks() * 512 >= metadata.len()
+    }
+
+    #[test]
+    fn an_image_has_space_for_every_byte_whatever_its_pages_and_keeps_what_is_in_it() {
+        for dir in ["/dev/shm", "."] {
+            let Ok(file) = tempfile::tempfile_in(dir) else { continue };
+            let file = Arc::new(file);
+            let mut expected = Vec::new();
+            {
+                let image = image(&file);
+                for len in [300 << 10, 5 * MIB, 9 * MIB + 1, 37 * MIB] {
+                    image.grow_to(len).unwrap();
+                    assert!(image.allocated() >= len);
+                    assert!(has_space_for_all(&file), "{dir}: {len}");
+                    assert_eq!(file.metadata().unwrap().len(), image.allocated());
+                    let at = len - 8;
+                    image.region().store(at, &len.to_le_bytes());
+                    expected.push((at, len));
+                }
+                for &(at, len) in &expected {
+                    assert_eq!(image.region().bytes(at, 8), len.to_le_bytes(), "{dir}");
+                }
+            }
+            let image = image(&file);
+            for &(at, len) in &expected {
+                assert_eq!(image.region().bytes(at, 8), len.to_le_bytes(), "{dir}, mapped again");
+            }
+            assert!(image.region().bytes(10 * MIB, 26 * MIB as usize).iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_hole_that_a_killed_process_left_gets_its_space_when_the_image_is_mapped() {
+        let Ok(file) = tempfile::tempfile_in("/dev/shm") else { return };
+        let file = Arc::new(file);
+        // As far as `HugePages` had come.
+        fallocate(&*file, FallocateFlags::empty(), 4 * MIB - PAGE_LEN, PAGE_LEN).unwrap();
+        assert!(!has_space_for_all(&file));
+        let image = image(&file);
+        assert!(has_space_for_all(&file));
+        assert_eq!(image.allocated(), 4 * MIB);
+    }
+}
