@@ -33,7 +33,7 @@ use crate::bars::Plan;
 use crate::report::Report;
 use crate::site::Medium;
 
-/// Farkeep beside redis-server: throughput, latency, CPU, log and memory per key, restart, joining.
+/// Farkeep beside redis-server: throughput, latency, CPU, log and memory per key, restart, joining, failover.
 #[derive(Debug, Parser)]
 #[command(name = "farkeep-compare", version)]
 struct Options {
@@ -81,6 +81,8 @@ enum Part {
     Bar5,
     /// A follower's first sync under load.
     Bar6,
+    /// Failover, planned and after kill -9.
+    Bar7,
 }
 
 impl Options {
@@ -161,6 +163,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if options.wants(Part::Bar6) {
         run("joining", &bars::join::run);
+    }
+    if options.wants(Part::Bar7) && !options.rivals_only {
+        run("failover", &bars::failover::run);
     }
     if options.json {
         println!("{:#}", report.to_json());

@@ -1,5 +1,6 @@
 //! The bars: what must be true of Farkeep beside redis-server, and how each is found out.
 
+pub mod failover;
 pub mod footprint;
 pub mod join;
 pub mod restart;
@@ -43,6 +44,8 @@ pub struct Plan {
     pub join_keys: u64,
     /// How often one joins.
     pub joins: usize,
+    /// Failovers of each kind.
+    pub failovers: usize,
     pub redis_server: PathBuf,
     /// `None` leaves Farkeep out.
     pub farkeep: Option<PathBuf>,
@@ -63,6 +66,7 @@ impl Plan {
             restarts: 5,
             join_keys: 4_000_000,
             joins: 3,
+            failovers: 5,
             redis_server: PathBuf::new(),
             farkeep: None,
             disk_root: PathBuf::new(),
@@ -79,6 +83,7 @@ impl Plan {
             restarts: 2,
             join_keys: 1_000_000,
             joins: 1,
+            failovers: 2,
             ..Self::thorough()
         }
     }
