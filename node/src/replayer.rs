@@ -182,8 +182,13 @@ fn follow(
     let ends = chunk.step() == ChunkStep::End;
     let engine = (ends || scrub && chunk.step() != ChunkStep::Compare).then_some(engine);
     let mut take = || take_step(&chunk, replayer, &log, scrub);
-    let outcome = if engine.is_some() { take()? } else { spare.run(take)? };
-    spare.covered(u64::from(chunk.len));
+    let outcome = if engine.is_some() {
+        take()?
+    } else {
+        let outcome = spare.run(take)?;
+        spare.covered(u64::from(chunk.len));
+        outcome
+    };
     let mut speaker = None;
     let mut answers = Vec::new();
     if let Some(follows) = &mut *node.followership() {

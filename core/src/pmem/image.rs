@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -32,6 +32,9 @@ const GROW_STEP_MAX: u64 = 64 << 20;
 
 /// A huge page that takes longer than this is dearer than the 512 it replaces, which take half of it.
 const HUGE_PAGE_TIME_MAX: Duration = Duration::from_millis(2);
+/// So many blocks are left alone after one that did not come cheap, twice as many after the next, and so on up to a bound.
+const PATIENCE_MIN: u64 = 8;
+const PATIENCE_MAX: u64 = 1024;
 
 /// Asks for huge pages as long as they are cheap: a kernel that has to move others out of their way first, or to get memory from a host,
 /// takes milliseconds for one, in which nobody else may have the processor.
@@ -49,8 +52,7 @@ impl HugePages {
         let block_len = HUGE_PAGE_LEN as u64;
         let blocks = from.next_multiple_of(block_len)..to - to % block_len;
         for at in blocks.step_by(HUGE_PAGE_LEN) {
-            if self.skipped > 0 {
-                self.skipped -= 1;
+            if !self.is_worth_it() {
                 continue;
             }
             let began = processor_time();
@@ -61,14 +63,23 @@ impl HugePages {
                 .and_then(|()| image.collapse(at));
             match done {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => return false,
-                Ok(()) if processor_time() - began <= HUGE_PAGE_TIME_MAX => self.patience = 0,
-                _ => {
-                    self.patience = (self.patience * 2).clamp(8, 1024);
-                    self.skipped = self.patience;
-                }
+                done => self.learn(done.is_ok() && processor_time() - began <= HUGE_PAGE_TIME_MAX),
             }
         }
         true
+    }
+
+    /// Whether to ask for one for the next block.
+    fn is_worth_it(&mut self) -> bool {
+        let left_alone = self.skipped > 0;
+        self.skipped -= u64::from(left_alone);
+        !left_alone
+    }
+
+    /// What was asked for came cheap, or it did not.
+    fn learn(&mut self, cheap: bool) {
+        self.patience = if cheap { 0 } else { (self.patience * 2).clamp(PATIENCE_MIN, PATIENCE_MAX) };
+        self.skipped = self.patience;
     }
 }
 
@@ -81,8 +92,8 @@ pub struct Image {
     allocated: AtomicU64,
     /// The working view, as long as somebody has one.
     private: Mutex<Weak<Mapping>>,
-    /// Where huge pages may be asked for.
-    huge_pages: Mutex<Option<HugePages>>,
+    /// Held by whoever changes the file's length; in it, where the file can have them, what is known of huge pages.
+    growing: Mutex<Option<HugePages>>,
 }
 
 impl Image {
@@ -111,7 +122,7 @@ impl Image {
             name: name.to_owned(),
             allocated: AtomicU64::new(allocated),
             private: Mutex::default(),
-            huge_pages: Mutex::new(huge_pages),
+            growing: Mutex::new(huge_pages),
         })
     }
 
@@ -127,7 +138,7 @@ impl Image {
 
     /// Gives all space back: an empty image. Nobody may have a handle on its memory.
     pub fn clear(&self) -> io::Result<()> {
-        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growing = self.lock_growing();
         self.allocated.store(0, Ordering::Release);
         let file = self.shared.file();
         file.set_len(0)?;
@@ -137,7 +148,7 @@ impl Image {
     /// Makes everything behind the first `len` bytes zero, by giving its space back. Nobody may have a handle on that part of
     /// the memory.
     pub fn clear_from(&self, len: u64) -> io::Result<()> {
-        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let _growing = self.lock_growing();
         let kept = len.next_multiple_of(PAGE_LEN);
         let allocated = self.allocated();
         if len >= allocated {
@@ -157,13 +168,14 @@ impl Image {
         self.shared.sync_file()
     }
 
+    fn lock_growing(&self) -> MutexGuard<'_, Option<HugePages>> {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the file reach from `from` to `to`, with space for every byte, and says how far it reaches then. An error leaves it as it was.
-    fn allocate(&self, from: u64, to: u64) -> io::Result<u64> {
+    fn allocate(&self, huge_pages: &mut Option<HugePages>, from: u64, to: u64) -> io::Result<u64> {
         let file = &**self.shared.file();
-        let mut huge_pages = self.huge_pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(asked) = &mut *huge_pages
-            && !asked.allocate(&self.shared, from, to)
-        {
+        if huge_pages.as_mut().is_some_and(|asked| !asked.allocate(&self.shared, from, to)) {
             *huge_pages = None;
         }
         match fallocate(file, FallocateFlags::empty(), from, to - from) {
@@ -210,7 +222,7 @@ impl ImageSource for Image {
             return Ok(());
         }
         // Others may grow it too, or clear it.
-        let _growing = self.private.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut growing = self.lock_growing();
         let allocated = self.allocated();
         if len <= allocated {
             return Ok(());
@@ -224,7 +236,8 @@ impl ImageSource for Image {
         let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
         let generous = len.next_multiple_of(step).min(self.max_len());
         // Where there is not enough for a whole step there may still be enough for what is needed.
-        let reached = self.allocate(allocated, generous).or_else(|_| self.allocate(allocated, len))?;
+        let mut allocate = |to| self.allocate(&mut growing, allocated, to);
+        let reached = allocate(generous).or_else(|_| allocate(len))?;
         self.allocated.fetch_max(reached, Ordering::AcqRel);
         Ok(())
     }
@@ -276,11 +289,24 @@ mod tests {
                 }
             }
             let image = image(&file);
+            assert!(image.region().base_address().addr().get().is_multiple_of(HUGE_PAGE_LEN));
             for &(at, len) in &expected {
                 assert_eq!(image.region().bytes(at, 8), len.to_le_bytes(), "{dir}, mapped again");
             }
             assert!(image.region().bytes(10 * MIB, 26 * MIB as usize).iter().all(|&byte| byte == 0));
         }
+    }
+
+    #[test]
+    fn blocks_are_left_alone_after_a_dear_huge_page_and_asked_for_again_after_a_cheap_one() {
+        let mut huge_pages = HugePages::default();
+        let mut left_alone = |cheap| {
+            huge_pages.learn(cheap);
+            (0..).find(|_| huge_pages.is_worth_it()).unwrap()
+        };
+        let answers = [true, false, false, false, true, false];
+        assert_eq!(answers.map(&mut left_alone), [0, 8, 16, 32, 0, 8]);
+        assert_eq!([false; 9].map(left_alone)[8], PATIENCE_MAX);
     }
 
     #[test]

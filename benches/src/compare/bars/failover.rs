@@ -50,10 +50,11 @@ pub fn run(plan: &Plan, stop: &Stop) -> anyhow::Result<Findings> {
         let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || writing.write(writer))).collect();
         let measured = measure(&mut group, writing, plan, stop);
         writing.done.store(true, Ordering::Relaxed);
-        let acknowledged = writers.into_iter().map(|writer| writer.join().unwrap_or_default()).collect();
-        measured.map(|measured| (measured, acknowledged))
+        let joined = writers.into_iter().map(|writer| writer.join().or_else(|_| bail!("a writer panicked")));
+        let acknowledged = joined.collect::<anyhow::Result<Vec<u64>>>()?;
+        anyhow::Ok((measured?, acknowledged))
     });
-    let ((pauses, commands, surprises), acknowledged): (_, Vec<u64>) = found?;
+    let ((pauses, commands, surprises), acknowledged) = found?;
     let lost = group.count_lost(&acknowledged)?;
     Ok(findings(plan, &pauses, &commands, &surprises, acknowledged.iter().sum(), lost))
 }
@@ -68,7 +69,11 @@ fn measure(group: &mut Group, writing: &Writing, plan: &Plan, stop: &Stop) -> an
         std::thread::sleep(LOAD);
         let seen = locked(&writing.acks).len();
         group.hand_over(stop)?;
+        let handed_over = Instant::now();
         std::thread::sleep(LOAD);
+        wait::until("every client writes again", WITHIN, stop, || {
+            Ok(writing.all_wrote_since(seen, handed_over))
+        })?;
         let longest = locked(&writing.acks)[seen..].iter().map(|ack| ack.waited).max();
         pauses.push(longest.context("nothing was written")?.as_secs_f64() * 1e3);
     }
@@ -83,7 +88,9 @@ fn measure(group: &mut Group, writing: &Writing, plan: &Plan, stop: &Stop) -> an
         let first = || locked(&writing.acks)[seen..].iter().map(|ack| ack.at).find(|&at| at > begun);
         wait::until("a write is accepted", WITHIN, stop, || Ok(first().is_some()))?;
         commands.push(first().map_or(f64::NAN, |at| (at - begun).as_secs_f64() * 1e3));
-        group.bring_back(plan, stop)?;
+        // Another node in the place of the one that is gone.
+        group.launch(plan, stop)?;
+        group.wait_online(stop)?;
         *locked(&writing.nodes) = group.addresses();
     }
     Ok((pauses, commands, surprises))
@@ -191,10 +198,7 @@ impl<'a> Group<'a> {
         let begun = Client::connect(self.nodes[0].address)?.call(&["FAILOVER", "TO", "127.0.0.1", &port])?;
         ensure!(begun == Answer::Status("OK".into()), "FAILOVER answered {begun:?}");
         self.nodes.rotate_left(1);
-        let mut next = Client::connect(self.nodes[0].address)?;
-        wait::until("the next node leads", WITHIN, stop, || {
-            Ok(next.info("replication", "role")?.is_some_and(|role| role == "master"))
-        })?;
+        wait::until("the next node leads", WITHIN, stop, || leads(&self.nodes[0]))?;
         self.wait_online(stop)
     }
 
@@ -207,23 +211,11 @@ impl<'a> Group<'a> {
             bail!("farkeep failover: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         self.nodes.remove(0);
-        let mut leads = Vec::new();
-        for node in &self.nodes {
-            leads.push(
-                Client::connect(node.address)?
-                    .info("replication", "role")?
-                    .is_some_and(|role| role == "master"),
-            );
-        }
-        let leader = leads.iter().position(|&leads| leads).context("no node leads after farkeep failover")?;
+        let leading = self.nodes.iter().map(leads).collect::<anyhow::Result<Vec<bool>>>()?;
+        let leader =
+            leading.iter().position(|&leads| leads).context("no node leads after farkeep failover")?;
         self.nodes.rotate_left(leader);
         Ok(())
-    }
-
-    /// Another node in the place of the one that is gone.
-    fn bring_back(&mut self, plan: &Plan, stop: &Stop) -> anyhow::Result<()> {
-        self.launch(plan, stop)?;
-        self.wait_online(stop)
     }
 
     /// Acknowledged writes that the leader does not have.
@@ -240,12 +232,18 @@ impl<'a> Group<'a> {
     }
 }
 
+fn leads(node: &Server) -> anyhow::Result<bool> {
+    let role = Client::connect(node.address)?.info("replication", "role")?;
+    Ok(role.is_some_and(|role| role == "master"))
+}
+
 fn key(writer: usize, index: u64) -> String {
     format!("failover:{writer}:{index}")
 }
 
 /// A write that was acknowledged.
 struct Ack {
+    writer: usize,
     at: Instant,
     /// Since the same client's write before.
     waited: Duration,
@@ -262,6 +260,12 @@ struct Writing {
 }
 
 impl Writing {
+    /// Whether each client has had a write acknowledged after `since`; the first `seen` ones are older.
+    fn all_wrote_since(&self, seen: usize, since: Instant) -> bool {
+        let acks = locked(&self.acks);
+        (0..WRITERS).all(|writer| acks[seen..].iter().any(|ack| ack.writer == writer && ack.at > since))
+    }
+
     /// Writes keys in their order, each until it is acknowledged, and returns how many there are.
     fn write(&self, writer: usize) -> u64 {
         let (mut index, mut node, mut client) = (0, 0, None);
@@ -279,7 +283,7 @@ impl Writing {
             match answer {
                 Ok(Answer::Status(status)) if status == "OK" => {
                     let at = Instant::now();
-                    locked(&self.acks).push(Ack { at, waited: at - before });
+                    locked(&self.acks).push(Ack { writer, at, waited: at - before });
                     (before, index) = (at, index + 1);
                     continue;
                 }
