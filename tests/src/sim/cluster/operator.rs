@@ -236,7 +236,9 @@ impl Cluster {
         self.room.set(u64::MAX);
         self.partitions.clear();
         let (mut target, mut damaged) = (None, false);
-        for round in 0..40_000 {
+        // Long enough for a scrub of all chunks by a follower whose replay is a whole ring behind: its walk waits for that once for every
+        // batch of chunks that may be unanswered.
+        for round in 0..80_000 {
             if round % 50 == 0 {
                 for index in 0..self.nodes.len() {
                     self.restart(index);
