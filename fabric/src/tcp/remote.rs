@@ -19,8 +19,8 @@ pub const MAX_IN_FLIGHT_BYTES: u64 = 16 << 20;
 const MAX_GATHERED_FRAMES: usize = 32;
 
 /// What an [`Outgoing`] sends with one system call: Linux may not take the processor from a thread in the middle of one, even if a
-/// client's thread waits for it.
-const MAX_LENT_SEND_LEN: usize = 64 << 10;
+/// client's thread waits for it. A little less than 64 KiB, the most that Linux hands on in one piece: what is left over would go by itself.
+const MAX_LENT_SEND_LEN: usize = 60 << 10;
 
 /// A non-blocking stream of bytes; a socket, or a simulated one.
 pub trait ByteStream {
