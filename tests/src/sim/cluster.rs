@@ -15,7 +15,7 @@ use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_fabric::tcp::{self, Agent};
 use farkeep_fabric::{
-    Completion, FabricError, FabricKind, LogBytes, LogWindow, RemoteWindow, Sending, Ticket, sim,
+    Completion, FabricError, FabricKind, LogBytes, LogWindow, Outgoing, RemoteWindow, Sending, Ticket, sim,
 };
 use farkeep_follower::{Action, JoinError};
 use farkeep_leader::sync_source::Purpose;
@@ -64,6 +64,10 @@ impl RemoteWindow for Narrow {
 
     fn kick(&mut self) -> Result<Sending, FabricError> {
         self.inner.kick()
+    }
+
+    fn lend(&mut self) -> Option<Outgoing> {
+        self.inner.lend()
     }
 
     fn poll(&mut self, done: &mut Vec<Completion>) -> Result<(), FabricError> {
@@ -266,12 +270,21 @@ impl Cluster {
         conns.retain_mut(|conn| {
             let (Some(id), Some(remote)) = (conn.id, &mut conn.remote) else { return true };
             let log_due = self.rng.chance(80);
-            let pumped = ship::pump(machine, id, &mut **remote, &log, log_due);
-            if pumped.is_err() {
+            // What is lent is sent some time later, and only as far as the link takes it then.
+            let sent = if self.rng.chance(20) {
+                conn.outgoing.take().map_or(Ok(Sending::Done), |mut outgoing| outgoing())
+            } else if conn.outgoing.is_none() && self.rng.chance(20) {
+                ship::post(machine, id, &mut **remote, &log, log_due);
+                conn.outgoing = remote.lend();
+                Ok(Sending::Lent)
+            } else {
+                ship::pump(machine, id, &mut **remote, &log, log_due)
+            };
+            if sent.is_err() {
                 machine.leave(id);
                 conn.control.cut();
             }
-            pumped.is_ok()
+            sent.is_ok()
         });
         let acknowledged = &mut self.oracle.acknowledged;
         held.release(machine.committed(), |_| *acknowledged += 1);
@@ -437,6 +450,7 @@ impl Cluster {
                             id: None,
                             ready: false,
                             remote: None,
+                            outgoing: None,
                         };
                         leading.conns.push(conn);
                     }

@@ -18,7 +18,7 @@ use farkeep_core::recover::{self, LeaderOptions, SyncStart};
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
-use farkeep_fabric::{Identity, LogMemory, RemoteWindow, history};
+use farkeep_fabric::{Identity, LogMemory, Outgoing, RemoteWindow, history};
 use farkeep_follower::{Follower, Holdings, Progress, take_step};
 use farkeep_leader::sync_source::{ChunkRead, Leave};
 use farkeep_leader::{self as leader, FollowerId, HeldReplies, Leader, LocalWatermarks};
@@ -64,6 +64,8 @@ pub struct Conn {
     pub ready: bool,
     /// Its window, once that is open.
     pub remote: Option<Box<dyn RemoteWindow>>,
+    /// What was lent to be sent, until it is.
+    pub outgoing: Option<Outgoing>,
 }
 
 /// A node that leads.
