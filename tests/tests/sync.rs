@@ -62,6 +62,13 @@ fn wait_until_up(follower: &Server) {
     });
 }
 
+/// Waits until a follower serves what it was synced, and its leader, who hears of that a little later, counts so many syncs.
+#[track_caller]
+fn wait_until_synced(leader: &Server, follower: &Server, syncs: u64) {
+    wait_until_up(follower);
+    wait::until("the leader to count the sync", || number(leader, "farkeep", "farkeep_syncs_total") == syncs);
+}
+
 /// Stops both where they stand at the same position, and compares their images.
 #[track_caller]
 fn assert_identical_images(leader: Server, follower: Server) {
@@ -88,8 +95,7 @@ fn an_empty_follower_gets_everything_from_a_leader_that_goes_on_writing() {
     let mut follower = follower_of(&leader).start();
     expect_link_trouble(&mut leader);
     expect_link_trouble(&mut follower);
-    wait_until_up(&follower);
-    assert_eq!(number(&leader, "farkeep", "farkeep_syncs_total"), 1);
+    wait_until_synced(&leader, &follower, 1);
     load.wait_for_more(100);
     let ledger = load.stop();
     let pair = Pair { leader, follower };
@@ -103,7 +109,7 @@ fn an_empty_follower_gets_everything_from_a_leader_that_goes_on_writing() {
 fn only_what_differs_travels_to_a_follower_that_was_away_for_too_long() {
     let leader = leader_with(60_000, 500);
     let mut follower = follower_of(&leader).start();
-    wait_until_up(&follower);
+    wait_until_synced(&leader, &follower, 1);
     let first = number(&leader, "farkeep", "farkeep_sync_bytes_total");
     let image = number(&leader, "farkeep", "farkeep_image_bytes");
     assert!(first > image / 3, "{first} bytes were sent of an image of {image}");
@@ -126,8 +132,7 @@ fn only_what_differs_travels_to_a_follower_that_was_away_for_too_long() {
     }
     fill(&leader, 0..10, 500);
     follower.restart();
-    wait_until_up(&follower);
-    assert_eq!(number(&leader, "farkeep", "farkeep_syncs_total"), 2);
+    wait_until_synced(&leader, &follower, 2);
     let second = number(&leader, "farkeep", "farkeep_sync_bytes_total") - first;
     assert!(second <= image / 4, "{second} bytes were sent of an image of {image}");
     assert_filled(&follower, 0..60_000, 500);
@@ -180,7 +185,7 @@ fn a_sync_goes_on_where_it_was_after_the_follower_is_killed() {
     assert!(refused.log.contains("in the middle of a sync"), "a pool in mid-sync does not lead: {refused:?}");
     leader.client().expect_ok("CONFIG SET sync-max-rate 0");
     follower.restart();
-    wait_until_up(&follower);
+    wait_until_synced(&leader, &follower, 1);
     let sent = number(&leader, "farkeep", "farkeep_sync_bytes_total");
     let image = number(&leader, "farkeep", "farkeep_image_bytes");
     assert!(sent < image - (3 << 20), "what was settled is not sent again: {sent} bytes of {image}");
@@ -203,7 +208,7 @@ fn a_sync_goes_on_after_the_leader_is_killed() {
 fn a_scrub_finds_a_flipped_bit_and_mends_it() {
     let leader = leader_with(20_000, 500);
     let follower = follower_of(&leader).expect_log("damaged").start();
-    wait_until_up(&follower);
+    wait_until_synced(&leader, &follower, 1);
     let mut leader = leader;
     leader.expect_log("a scrub has found");
     let load = Load::start(leader.port(), WRITERS, 1);
@@ -259,8 +264,7 @@ fn a_node_that_wrote_alone_gives_its_suffix_up_and_syncs() {
     fill(&new, 0..10, 400);
     old.follow(new.port());
     old.restart();
-    wait_until_up(&old);
-    assert_eq!(number(&new, "farkeep", "farkeep_syncs_total"), 1);
+    wait_until_synced(&new, &old, 1);
     assert!(old.client().words("GET alone").is_null(), "it was never on two nodes");
     pair = Pair { leader: new, follower: old };
     pair.wait_until_applied();
@@ -344,7 +348,7 @@ fn an_operator_has_a_follower_synced_anew_if_the_others_suffice_or_by_force() {
     assert!(refused.contains("without it 0 of the 1 followers"), "{refused}");
     assert_eq!(first.info("replication", "master_link_status"), "up");
     let second = follower();
-    wait_until_up(&second);
+    wait_for_link(&leader, &second);
     let syncs = || number(&leader, "farkeep", "farkeep_syncs_total");
     let before = syncs();
     assert!(resync(&leader, &[]).starts_with("Resync started"));
