@@ -75,12 +75,18 @@ pub fn expect_link_trouble(node: &mut Server) {
     }
 }
 
-/// Waits until `follower` says its link is up and `leader` acknowledges a write.
+/// Waits until `follower` says its link is up. Its leader may hear a little later that a sync is over.
 #[track_caller]
-pub fn wait_for_link(leader: &Server, follower: &Server) {
+pub fn wait_until_up(follower: &Server) {
     wait::until("the follower's link to be up", || {
         follower.info("replication", "master_link_status") == "up"
     });
+}
+
+/// Waits until `follower` says its link is up and `leader` acknowledges a write.
+#[track_caller]
+pub fn wait_for_link(leader: &Server, follower: &Server) {
+    wait_until_up(follower);
     let online = format!("port={},state=online", follower.port());
     wait::until("the leader to count the follower as online", || {
         (0..8).any(|at| leader.info("replication", &format!("slave{at}")).contains(&online))

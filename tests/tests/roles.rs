@@ -1,7 +1,7 @@
 //! Roles change at run time: who follows whom, what is taken over, what is kept, what is refused.
 
 use farkeep_tests::load::Load;
-use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
+use farkeep_tests::pair::{expect_link_trouble, wait_for_link, wait_until_up};
 use farkeep_tests::{Client, Pair, Server, ServerBuilder, binary, wait};
 
 const WRITERS: u64 = 4;
@@ -18,12 +18,6 @@ fn promote(node: &Server) {
 
 fn get(client: &mut Client, key: &str) -> Option<String> {
     client.command(&["GET", key]).text()
-}
-
-fn wait_until_up(follower: &Server) {
-    wait::until("the follower's link to be up", || {
-        follower.info("replication", "master_link_status") == "up"
-    });
 }
 
 fn wait_until_key(node: &Server, key: &str, value: &str) {
