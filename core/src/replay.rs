@@ -232,8 +232,7 @@ impl Replayer {
             // Then each page takes a fault.
             tracing::trace!(%error, offset, "pages could not be brought in ahead of need");
         }
-        self.image.region().store(offset, bytes);
-        self.dirty.mark(offset, bytes.len() as u64);
+        self.image.region().store_through(offset, bytes);
         self.chunk_bytes += bytes.len() as u64;
     }
 

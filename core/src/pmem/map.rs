@@ -253,6 +253,17 @@ impl Region {
         self.with_mut(at, bytes.len(), |to| to.copy_from_slice(bytes));
     }
 
+    /// Stores `bytes` at `at`, persistently when it returns, but on a disk. Panics beyond the mapping.
+    pub fn store_through(&self, at: u64, bytes: &[u8]) {
+        if self.double.is_none() && self.persistence.by_instructions() {
+            let writeback = self.persistence.writeback;
+            return self.with_mut(at, bytes.len(), |to| persist::store_through(to, bytes, writeback));
+        }
+        self.store(at, bytes);
+        self.flush(at, bytes.len());
+        self.fence();
+    }
+
     /// Brings these whole pages into memory and the page tables, so that the first store to each takes no fault.
     /// Changes no byte. Panics beyond the mapping.
     pub fn populate(&self, at: u64, len: usize) -> io::Result<()> {

@@ -8,7 +8,7 @@
 compile_error!("farkeep knows the cache write-back instructions of x86-64 only");
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count, _mm_sfence};
+use std::arch::x86_64::{__cpuid, __cpuid_count, __m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -81,6 +81,26 @@ impl Writeback {
     }
 }
 
+/// Copies `from` to `to`, of the same length, past the caches: for a lot of bytes that nobody looks at soon. When it returns they are
+/// in the persistence domain, and so are all lines that were written back before.
+pub fn store_through(to: &mut [u8], from: &[u8], writeback: Writeback) {
+    assert_eq!(to.len(), from.len(), "what is copied has one length");
+    // SAFETY: a vector register holds any 16 bytes.
+    let (head, body, tail) = unsafe { to.align_to_mut::<__m128i>() };
+    let (first, from) = from.split_at(head.len());
+    let (vectors, last) = from.as_chunks::<16>();
+    for (to, from) in body.iter_mut().zip(vectors) {
+        // SAFETY: SSE2 is part of every x86-64 CPU; `to` is aligned, and `from` need not be. The fence below comes before anybody
+        // is told of these stores, which are not ordered with others.
+        unsafe { _mm_stream_si128(to, _mm_loadu_si128(from.as_ptr().cast())) };
+    }
+    for (to, from) in [(head, first), (tail, last)] {
+        to.copy_from_slice(from);
+        writeback.write_back(to);
+    }
+    fence();
+}
+
 /// Waits until every line written back before is in the persistence domain.
 #[inline]
 pub fn fence() {
@@ -118,6 +138,20 @@ mod tests {
                 kind.write_back(&bytes[from..to]);
             }
             fence();
+        }
+    }
+
+    #[test]
+    fn what_is_stored_past_the_caches_is_all_there_at_any_alignment() {
+        let from: Vec<u8> = (0..200).map(|at| at as u8 + 1).collect();
+        for (start, len) in (0..20).flat_map(|start| (0..150).map(move |len| (start, len))) {
+            let mut to = [0; 200];
+            store_through(&mut to[start..start + len], &from[start + 1..start + 1 + len], Writeback::Clflush);
+            assert_eq!(to[start..start + len], from[start + 1..start + 1 + len], "{len} bytes at {start}");
+            assert!(
+                to[..start].iter().chain(&to[start + len..]).all(|&byte| byte == 0),
+                "{len} bytes at {start}"
+            );
         }
     }
 
