@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
+use farkeep_tests::server::free_port;
 use farkeep_tests::sim::Rng;
-use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, seed, wait};
+use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, http, seed, wait};
 
 const WRITERS: u64 = 4;
 /// Failovers of the test that stops nodes.
@@ -530,4 +531,48 @@ fn who_came_to_a_promotion_in_vain_goes_back_to_its_leader_by_its_own_address() 
         group.0[2].info("replication", "master_host") == "localhost"
     });
     assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), peers);
+}
+
+/// As Sentinel does it.
+fn promote_in_a_transaction(node: &Server) -> Value {
+    let mut client = node.client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    client.words("EXEC")
+}
+
+/// What only the other one holds would be lost. Sentinel tells nobody why it fails, so the node does.
+#[test]
+fn a_promotion_that_could_lose_a_write_is_refused_and_the_node_says_why() {
+    let mut group = Group::start(2).0;
+    group[0].kill();
+    group[2].freeze();
+    let refusal = promote_in_a_transaction(&group[1]);
+    let absent = format!("127.0.0.1:{}", group[2].port());
+    let says_why =
+        |text: &str| text.contains("too few of the other followers answer") && text.contains(&absent);
+    assert!(is_error(&refusal, "EXECABORT") && says_why(refusal.error().unwrap_or_default()), "{refusal:?}");
+    assert!(group[1].log().lines().any(|line| line.contains("a promotion is refused") && says_why(line)));
+    assert_eq!(role(&group[1]), "slave");
+    group[2].thaw();
+    wait::until("the promotion", || promote_in_a_transaction(&group[1]).error().is_none());
+    assert_eq!(role(&group[1]), "master");
+}
+
+#[test]
+fn a_follower_that_does_not_know_its_peers_is_not_promoted_and_says_so() {
+    let nobody = format!("127.0.0.1 {}", free_port());
+    let port = free_port();
+    let builder = ServerBuilder::farkeep().args(&format!("--sync-followers 1 --http-port {port}"));
+    let mut node = builder.directive("replicaof", &nobody).start();
+    expect_link_trouble(&mut node);
+    node.expect_log("a promotion is refused");
+    let refusal = promote_in_a_transaction(&node);
+    let why = "the leader has not said yet who else follows it";
+    assert!(refusal.error().is_some_and(|text| text.contains(why)), "{refusal:?}");
+    let events = http::get(port, "/api/v1/events").json();
+    let says_why = |event: &serde_json::Value| {
+        event["kind"] == "failover" && event["text"].as_str().is_some_and(|text| text.contains(why))
+    };
+    assert!(events.as_array().is_some_and(|events| events.iter().any(says_why)), "{events}");
 }

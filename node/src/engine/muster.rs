@@ -41,6 +41,7 @@ use super::handover::rewrite_config;
 use super::{Engine, Succession};
 use crate::cli::client::Client;
 use crate::config::{Config, OnFollowerLoss};
+use crate::events::Level;
 use crate::node::Node;
 use crate::replication::LeaderAddress;
 use crate::worker::Now;
@@ -92,7 +93,7 @@ impl Engine {
         }
         if self.pool.log().state().mid_sync {
             // The others are better left with whom they follow.
-            return Succession::Refused("this node is in the middle of a delta sync".to_owned());
+            return Succession::Refused(refuse(node, "this node is in the middle of a delta sync"));
         }
         match self.mustering.take() {
             Some(muster) if muster.failed.is_none() => {
@@ -107,7 +108,7 @@ impl Engine {
         let plan = match plan(node) {
             Ok(Some(plan)) => plan,
             Ok(None) => return Succession::Open,
-            Err(why) => return Succession::Refused(why.to_owned()),
+            Err(why) => return Succession::Refused(refuse(node, why)),
         };
         self.mustering = Some(Muster { began_ms: now.ms, failed: None });
         let theirs = Arc::clone(node);
@@ -115,7 +116,8 @@ impl Engine {
             std::thread::Builder::new().name("muster".to_owned()).spawn(move || run(&theirs, &plan));
         if let Err(error) = spawned {
             self.mustering = None;
-            return Succession::Refused(format!("no thread to ask the other followers: {error}"));
+            let why = format!("no thread to ask the other followers: {error}");
+            return Succession::Refused(refuse(node, &why));
         }
         Succession::Waits
     }
@@ -206,6 +208,14 @@ impl Engine {
     }
 }
 
+/// There is no promotion. Sentinel keeps to itself what it is answered, so the log and the events say why as well.
+fn refuse(node: &Node, why: &str) -> String {
+    let leader = node.followership().as_ref().map(|follows| follows.leader.to_string());
+    tracing::warn!(why, leader, "a promotion is refused");
+    node.events.note(Level::Critical, "failover", format!("a promotion is refused: {why}"));
+    why.to_owned()
+}
+
 /// Whom to muster; `None` where nobody has to be.
 fn plan(node: &Node) -> Result<Option<Plan>, &'static str> {
     let guard = node.followership();
@@ -242,8 +252,7 @@ fn run(node: &Arc<Node>, plan: &Plan) {
     match outcome {
         Ok(()) => engine.mustering = None,
         Err(error) => {
-            let why = format!("{error:#}");
-            tracing::warn!(why, leader = %plan.former, "no promotion; going back to the leader");
+            let why = refuse(node, &format!("{error:#}"));
             if let Some(muster) = &mut engine.mustering {
                 muster.failed = Some(why);
             }
