@@ -375,10 +375,11 @@ impl Leader {
     }
 
     /// The first LSN from which the ring can still be shipped. What has been appended since the pool's own mark was last
-    /// told may have overwritten more, up to the end of a segment.
+    /// told may have overwritten more, up to the end of a segment, but nothing that this node's own image still needs.
     fn oldest(&self) -> Lsn {
         let overwritten = self.appended.get().saturating_sub(self.identity.ring_len);
-        self.local.oldest.max(Lsn::new(overwritten.next_multiple_of(self.identity.segment_len)))
+        let kept = Lsn::new(overwritten.next_multiple_of(self.identity.segment_len));
+        self.local.oldest.max(kept).min(self.local.checkpoint)
     }
 
     /// The LSN below which nobody needs the ring any more: what the appender may overwrite.

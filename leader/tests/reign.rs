@@ -305,6 +305,15 @@ fn a_transaction_that_finds_no_room_starts_the_clock_of_who_holds_it_back() {
     assert_eq!(leader.floor(), Lsn::new(RING_LEN / 2));
 }
 
+/// Each promotion that commits nothing adds a record, and only a follower's joining ends it: so it must be able to.
+#[test]
+fn a_follower_joins_however_full_the_ring_is_of_what_nobody_has_committed() {
+    let mut leader = with_sync(1);
+    append(&mut leader, 550 + RING_LEN);
+    let id = join(&mut leader, 2, 1032);
+    assert!(leader.follower(id).unwrap().in_reach());
+}
+
 /// The appender never uses one of the segments, which in a short ring is more than an eighth.
 #[test]
 fn a_short_ring_is_full_when_nothing_more_fits() {
@@ -353,6 +362,7 @@ fn a_follower_that_the_ring_went_over_while_it_got_ready_is_told_so() {
     let mut leader = with_sync(0);
     let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer(), || None) else { panic!() };
     append(&mut leader, 1032 + RING_LEN);
+    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032 + RING_LEN) });
     assert!(matches!(leader.ready(1, id), Err(LeaderError::FellBehind { .. })));
     let Join::Refused(refuse) = leader.join(2, &hello(2, 1032), &peer(), || None) else { panic!() };
     assert_eq!(refuse.reason(), RefuseReason::TryAgain, "though nobody has told that the ring has moved on");
