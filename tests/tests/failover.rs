@@ -72,6 +72,14 @@ fn is_error(value: &Value, prefix: &str) -> bool {
     value.error().is_some_and(|text| text.starts_with(prefix))
 }
 
+/// Promotes it as Sentinel does.
+fn promote_in_a_transaction(node: &Server) -> Value {
+    let mut client = node.client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    client.words("EXEC")
+}
+
 /// FAILOVER from one to the other, to its end.
 #[track_caller]
 fn fail_over(from: &Server, to: &Server) {
@@ -519,11 +527,8 @@ fn who_came_to_a_promotion_in_vain_goes_back_to_its_leader_by_its_own_address() 
     let peers = group.0[2].info("farkeep", "farkeep_peers");
     group.0[0].kill();
     group.0[3].kill();
-    let mut client = group.0[1].client();
-    client.expect_ok("MULTI");
-    client.words("REPLICAOF NO ONE");
     // One of the two others is not enough.
-    let replies = client.words("EXEC");
+    let replies = promote_in_a_transaction(&group.0[1]);
     let refused = replies.error().is_some() || replies.elements().is_some_and(|all| !all[0].is_ok());
     assert!(refused, "{replies:?}");
     assert!(group.0[2].log().contains(&format!("now following leader=127.0.0.1:{}", group.0[1].port())));
@@ -531,14 +536,6 @@ fn who_came_to_a_promotion_in_vain_goes_back_to_its_leader_by_its_own_address() 
         group.0[2].info("replication", "master_host") == "localhost"
     });
     assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), peers);
-}
-
-/// As Sentinel does it.
-fn promote_in_a_transaction(node: &Server) -> Value {
-    let mut client = node.client();
-    client.expect_ok("MULTI");
-    client.words("REPLICAOF NO ONE");
-    client.words("EXEC")
 }
 
 /// What only the other one holds would be lost. Sentinel tells nobody why it fails, so the node does.
@@ -572,7 +569,9 @@ fn a_follower_that_does_not_know_its_peers_is_not_promoted_and_says_so() {
     assert!(refusal.error().is_some_and(|text| text.contains(why)), "{refusal:?}");
     let events = http::get(port, "/api/v1/events").json();
     let says_why = |event: &serde_json::Value| {
-        event["kind"] == "failover" && event["text"].as_str().is_some_and(|text| text.contains(why))
+        event["kind"] == "role" && event["text"].as_str().is_some_and(|text| text.contains(why))
     };
     assert!(events.as_array().is_some_and(|events| events.iter().any(says_why)), "{events}");
+    let status = http::get(port, "/api/v1/status").json();
+    assert!(status["last_failover"].is_null(), "there was none: {status}");
 }

@@ -212,7 +212,7 @@ impl Engine {
 fn refuse(node: &Node, why: &str) -> String {
     let leader = node.followership().as_ref().map(|follows| follows.leader.to_string());
     tracing::warn!(why, leader, "a promotion is refused");
-    node.events.note(Level::Critical, "failover", format!("a promotion is refused: {why}"));
+    node.events.note(Level::Critical, "role", format!("a promotion is refused: {why}"));
     why.to_owned()
 }
 
