@@ -495,10 +495,11 @@ impl Follower {
             return Vec::new();
         }
         let Some(walk) = &mut self.walk else { return Vec::new() };
+        let at = Lsn::new(chunk.at_lsn);
         match walk.push(chunk) {
             Ok(()) => {
                 // The leader has it in its image, so it is committed.
-                self.book.told(Lsn::new(chunk.at_lsn));
+                self.book.told(at);
                 Vec::new()
             }
             Err(why) => self.disconnected(now_ms, why),
@@ -511,10 +512,16 @@ impl Follower {
         self.walk.as_mut()?.due(applied)
     }
 
-    /// The step that was due has been taken by an image at `applied`, with this outcome. For `Done` the owner has ended the
-    /// sync in the pool, if there was one. Panics if the image was not where the step is for.
-    pub fn chunk_taken(&mut self, chunk: Chunk, applied: Lsn, outcome: ChunkOutcome) -> Vec<Action> {
-        let due = self.walk.as_mut().filter(|walk| walk.is_next(&chunk));
+    /// The step that was due has been taken by an image at `applied`, with this outcome and this description of a chunk that differs. For
+    /// `Done` the owner has ended the sync in the pool, if there was one. Panics if the image was not where the step is for.
+    pub fn chunk_taken(
+        &mut self,
+        chunk: &Chunk,
+        applied: Lsn,
+        outcome: ChunkOutcome,
+        described: Vec<u32>,
+    ) -> Vec<Action> {
+        let due = self.walk.as_mut().filter(|walk| walk.is_next(chunk));
         let is_due = due.is_some();
         if let Some(walk) = due {
             walk.taken(applied, outcome);
@@ -532,6 +539,7 @@ impl Follower {
             outcome: outcome.into(),
             offset: chunk.offset,
             applied_lsn: applied.get(),
+            described,
         };
         vec![Action::Send(Body::ChunkAnswer(answer))]
     }

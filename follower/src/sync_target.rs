@@ -34,7 +34,8 @@ pub struct TargetProgress {
 }
 
 /// Takes a step that is due, on the image that `replayer` carries along. Except for `Compare` nobody may read the image meanwhile.
-/// In a scrub a difference is damage, and said to be in the log.
+/// In a scrub a difference is damage, and said to be in the log. Returns what became of it and, of a chunk that differs, what its blocks
+/// are here.
 ///
 /// # Errors
 /// [`ReplayError`] when the end of a sync cannot be noted persistently; the node must stop writing.
@@ -43,7 +44,7 @@ pub fn take_step(
     replayer: &mut Replayer,
     log: &LogMap,
     scrub: bool,
-) -> Result<ChunkOutcome, ReplayError> {
+) -> Result<(ChunkOutcome, Vec<u32>), ReplayError> {
     let (offset, len) = (chunk.offset, u64::from(chunk.len));
     let lsn = replayer.applied();
     let report_difference = || {
@@ -56,7 +57,8 @@ pub fn take_step(
             );
         }
     };
-    Ok(match chunk.step() {
+    let mut described = Vec::new();
+    let outcome = match chunk.step() {
         ChunkStep::Begin => ChunkOutcome::Ready,
         ChunkStep::Compare => match replayer.chunk(offset, len) {
             Some(bytes) if chunk::hash(bytes) == chunk.hash => {
@@ -65,8 +67,9 @@ pub fn take_step(
                 }
                 ChunkOutcome::Same
             }
-            _ => {
+            here => {
                 report_difference();
+                described = here.map(chunk::describe).unwrap_or_default();
                 ChunkOutcome::Differs
             }
         },
@@ -80,9 +83,7 @@ pub fn take_step(
             ChunkOutcome::Taken
         }
         ChunkStep::Stored => {
-            let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), len as usize);
-            if chunk::hash(bytes) == chunk.hash {
-                replayer.store_chunk(offset, bytes);
+            if store(chunk, replayer, log, scrub) {
                 ChunkOutcome::Taken
             } else {
                 tracing::warn!(%lsn, offset, "a chunk of the leader's image did not arrive whole; asking again");
@@ -94,7 +95,27 @@ pub fn take_step(
             ChunkOutcome::Done
         }
         ChunkStep::Mark | ChunkStep::Unknown => unreachable!("there is nothing to take"),
-    })
+    };
+    Ok((outcome, described))
+}
+
+/// Stores a chunk, or its blocks, out of a staging slot, if that makes it the leader's.
+fn store(chunk: &Chunk, replayer: &mut Replayer, log: &LogMap, scrub: bool) -> bool {
+    let (offset, len) = (chunk.offset, u64::from(chunk.len));
+    let here = replayer.chunk(offset, len).expect("an image at the position of a step has its chunk");
+    let patch_len = chunk::patch_len(&chunk.blocks, here.len());
+    let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), patch_len);
+    let patched = chunk::patched(here, &chunk.blocks, bytes);
+    if chunk::hash(&patched) != chunk.hash {
+        return false;
+    }
+    for range in chunk::ranges(&chunk.blocks, patched.len()) {
+        replayer.store_chunk(offset + range.start as u64, &patched[range]);
+    }
+    if !scrub && !chunk.blocks.is_empty() {
+        replayer.keep_chunk(offset, len);
+    }
+    true
 }
 
 #[derive(Debug)]
@@ -137,6 +158,9 @@ impl SyncTarget {
                 if u64::from(chunk.slot) >= STAGING_SLOTS {
                     return Err("the leader's walk names an impossible staging slot");
                 }
+                if !chunk::are_blocks(&chunk.blocks, chunk.len as usize) {
+                    return Err("the leader's walk names impossible blocks");
+                }
             }
             ChunkStep::Mark | ChunkStep::End => {}
         }
@@ -165,15 +189,15 @@ impl SyncTarget {
     /// The step to be taken by an image that is at `applied`.
     pub(crate) fn due(&mut self, applied: Lsn) -> Option<Chunk> {
         loop {
-            let &chunk = self.queue.front()?;
+            let chunk = self.queue.front()?;
             let at = Lsn::new(chunk.at_lsn);
             match chunk.step() {
-                ChunkStep::Begin => return Some(chunk),
+                ChunkStep::Begin => return Some(chunk.clone()),
                 ChunkStep::Mark if at <= applied => {
                     self.horizon = Some(at);
                     self.queue.pop_front();
                 }
-                _ => return (at <= applied).then_some(chunk),
+                _ => return (at <= applied).then(|| chunk.clone()),
             }
         }
     }
@@ -210,7 +234,8 @@ impl SyncTarget {
             ChunkOutcome::Taken => {
                 self.open.remove(&chunk.offset);
                 if chunk.step() == ChunkStep::Stored {
-                    self.progress.received_bytes += u64::from(chunk.len);
+                    self.progress.received_bytes +=
+                        chunk::patch_len(&chunk.blocks, chunk.len as usize) as u64;
                 }
             }
             _ => {}
@@ -291,6 +316,7 @@ mod tests {
         assert!(target.push(step(ChunkStep::Compare, 59, 0)).is_err());
         assert!(target.push(step(ChunkStep::Compare, 60, 950)).is_err());
         assert!(target.push(Chunk { slot: 4, ..step(ChunkStep::Stored, 60, 0) }).is_err());
+        assert!(target.push(Chunk { blocks: vec![2], ..step(ChunkStep::Stored, 60, 0) }).is_err());
         assert!(target.push(Chunk { offset: u64::MAX, ..step(ChunkStep::Zero, 60, 0) }).is_err());
         assert!(target.push(Chunk { step: 99, ..step(ChunkStep::Compare, 60, 0) }).is_err());
     }

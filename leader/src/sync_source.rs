@@ -6,6 +6,10 @@
 //! reads that chunk again, at a later x, and sends it through a staging slot of the follower's window. Log shipping goes on
 //! all the while, so nothing that changes behind the walk is missed: it comes as a record.
 //!
+//! A follower that asks says what the blocks of its own chunk are, and is sent those that have become others. In between both sides have
+//! replayed the same records, so a block that then is as the follower's was, the follower has; should that ever be wrong, the hash
+//! of the whole chunk says so before a byte is stored, and all of it is sent.
+//!
 //! Because both sides stand at exactly the same LSN whenever a chunk is compared or stored, nobody has to keep a book on
 //! which chunks are already alive, replay knows nothing of a walk, and a healthy follower stays readable: for it, a
 //! repaired chunk is right from the moment it is stored. The price is that positions must never fall from one step to the
@@ -19,7 +23,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use farkeep_core::chunk::{self, Digest};
+use farkeep_core::chunk::{self, Digest, Patch};
 use farkeep_core::lsn::Lsn;
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::{LogBytes, Ticket};
@@ -41,17 +45,19 @@ pub enum Purpose {
 }
 
 /// What a walk needs from the image next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// The digest of the chunk at this offset.
     Compare {
         /// Where the chunk begins.
         offset: u64,
     },
-    /// The digest and the bytes of the chunk at this offset.
+    /// The digest of the chunk at this offset, and those of its blocks that are not what the follower has described.
     Send {
         /// Where the chunk begins.
         offset: u64,
+        /// What the follower has said of its own blocks; if nothing, all bytes are wanted.
+        described: Arc<[u32]>,
         /// The staging slot it goes to.
         slot: usize,
     },
@@ -77,27 +83,27 @@ pub struct ChunkRead {
     pub image_len: u64,
     /// What the bytes are. [`Digest::Zero`] for [`Job::Look`].
     pub digest: Digest,
-    /// The bytes, for [`Job::Send`].
-    pub bytes: Vec<u8>,
+    /// What is to be sent, for [`Job::Send`].
+    pub patch: Patch,
 }
 
 impl ChunkRead {
     /// Does a job of a walk whose chunks have this length, on the image that `replayer` carries along.
-    pub fn of(job: Job, chunk_len: u64, replayer: &Replayer) -> Self {
+    pub fn of(job: &Job, chunk_len: u64, replayer: &Replayer) -> Self {
         let (at, image_len) = (replayer.applied(), replayer.image_len());
         let bytes_at = |offset: u64| {
             let len = chunk::end(offset, chunk_len, image_len).saturating_sub(offset);
             replayer.chunk(offset, len).unwrap_or_default()
         };
-        let (digest, bytes) = match job {
-            Job::Look => (Digest::Zero, Vec::new()),
-            Job::Compare { offset } => (Digest::of(bytes_at(offset)), Vec::new()),
-            Job::Send { offset, .. } => {
-                let bytes = bytes_at(offset).to_vec();
-                (Digest::of(&bytes), bytes)
+        let (digest, patch) = match job {
+            Job::Look => (Digest::Zero, Patch::default()),
+            Job::Compare { offset } => (Digest::of(bytes_at(*offset)), Patch::default()),
+            Job::Send { offset, described, .. } => {
+                let bytes = bytes_at(*offset);
+                (Digest::of(bytes), Patch::of(bytes, described))
             }
         };
-        Self { at, image_len, digest, bytes }
+        Self { at, image_len, digest, patch }
     }
 }
 
@@ -108,7 +114,7 @@ pub struct WalkProgress {
     pub image_len: u64,
     /// Bytes of it that have been compared or sent.
     pub walked_bytes: u64,
-    /// Bytes of chunks that have been sent.
+    /// Bytes of chunks and of blocks that have been sent.
     pub sent_bytes: u64,
     /// Chunks that differed.
     pub differing: u64,
@@ -159,8 +165,8 @@ pub struct SyncSource {
     said: Lsn,
     /// Steps that have to be answered, beside those in slots.
     unanswered: usize,
-    /// Chunks to be sent.
-    wanted: VecDeque<u64>,
+    /// Chunks to be sent: where they begin, and what the follower's blocks are.
+    wanted: VecDeque<(u64, Arc<[u32]>)>,
     slots: [Slot; STAGING_SLOTS as usize],
     /// Slots in the order in which their pieces are posted.
     filling: VecDeque<usize>,
@@ -223,7 +229,7 @@ impl SyncSource {
 
     /// The follower's window is open: has it stop for the walk.
     pub(crate) fn begin(&mut self) {
-        self.say(ChunkStep::Begin, Lsn::ZERO, 0, Digest::Zero, None);
+        self.say(ChunkStep::Begin, Lsn::ZERO, 0, Digest::Zero);
     }
 
     /// What is to be read next, from an image that is at `applied`; `None` while there is nothing to read.
@@ -233,13 +239,15 @@ impl SyncSource {
             return None;
         }
         let free = self.slots.iter().position(|slot| matches!(slot, Slot::Free));
-        if let (Some(&offset), Some(slot), true) = (self.wanted.front(), free, leave.read) {
-            return Some(Job::Send { offset, slot });
+        if let (Some((offset, described)), Some(slot), true) = (self.wanted.front(), free, leave.read) {
+            return Some(Job::Send { offset: *offset, described: Arc::clone(described), slot });
         }
         let more = self.next < self.progress.image_len || self.progress.image_len == 0;
         if more && leave.read && self.unanswered < MAX_UNANSWERED && self.wanted.is_empty() {
             match free {
-                Some(slot) if self.blank => return Some(Job::Send { offset: self.next, slot }),
+                Some(slot) if self.blank => {
+                    return Some(Job::Send { offset: self.next, described: Arc::default(), slot });
+                }
                 None if self.blank => {}
                 _ => return Some(Job::Compare { offset: self.next }),
             }
@@ -261,22 +269,22 @@ impl SyncSource {
     }
 
     /// A job is done. Panics if the image has gone back.
-    pub(crate) fn done(&mut self, job: Job, read: ChunkRead) {
-        let ChunkRead { at, image_len, digest, bytes } = read;
+    pub(crate) fn done(&mut self, job: &Job, read: ChunkRead) {
+        let ChunkRead { at, image_len, digest, patch } = read;
         assert!(at >= self.said, "the image went back from {} to {at} in the middle of a walk", self.said);
         self.progress.image_len = image_len;
-        let (offset, slot) = match job {
+        let (offset, slot) = match *job {
             Job::Look => {
                 let over = self.next >= image_len && self.is_idle();
                 self.ending = over;
                 let step = if over { ChunkStep::End } else { ChunkStep::Mark };
-                return self.say(step, at, 0, Digest::Zero, None);
+                return self.say(step, at, 0, Digest::Zero);
             }
             Job::Compare { offset } => (offset, None),
-            Job::Send { offset, slot } => (offset, Some(slot)),
+            Job::Send { offset, slot, .. } => (offset, Some(slot)),
         };
         let end = chunk::end(offset, self.chunk_len, image_len);
-        if self.wanted.front() == Some(&offset) {
+        if self.wanted.front().is_some_and(|(wanted, _)| *wanted == offset) {
             self.wanted.pop_front();
         }
         self.next = self.next.max(end);
@@ -284,40 +292,47 @@ impl SyncSource {
             _ if end <= offset => {}
             (Digest::Zero, _) => {
                 self.unanswered += 1;
-                self.say(ChunkStep::Zero, at, offset, digest, None);
+                self.say(ChunkStep::Zero, at, offset, digest);
             }
             (Digest::Hash(_), None) => {
                 self.unanswered += 1;
-                self.say(ChunkStep::Compare, at, offset, digest, None);
+                self.say(ChunkStep::Compare, at, offset, digest);
             }
             (Digest::Hash(_), Some(slot)) => {
+                let Patch { blocks, bytes } = patch;
                 self.progress.sent_bytes += bytes.len() as u64;
                 let len = bytes.len() as u32;
                 let bytes = LogBytes::new(Arc::new(bytes), 0, len);
                 self.slots[slot] = Slot::Filling { bytes, posted: 0 };
                 self.filling.push_back(slot);
-                self.say(ChunkStep::Stored, at, offset, digest, Some(slot));
+                let step = self.step(ChunkStep::Stored, at, offset, digest);
+                self.outgoing.push_back((Chunk { slot: slot as u32, blocks, ..step }, Some(slot)));
             }
         }
     }
 
-    fn say(&mut self, step: ChunkStep, at: Lsn, offset: u64, digest: Digest, slot: Option<usize>) {
+    fn say(&mut self, step: ChunkStep, at: Lsn, offset: u64, digest: Digest) {
+        let step = self.step(step, at, offset, digest);
+        self.outgoing.push_back((step, None));
+    }
+
+    /// The next step there is to say.
+    fn step(&mut self, step: ChunkStep, at: Lsn, offset: u64, digest: Digest) -> Chunk {
+        self.said = self.said.max(at);
         let hash = match digest {
             Digest::Zero => 0,
             Digest::Hash(hash) => hash,
         };
-        let chunk = Chunk {
+        Chunk {
             session: self.session,
             step: step.into(),
             at_lsn: at.get(),
             offset,
             len: self.len_at(offset, self.progress.image_len) as u32,
             hash,
-            slot: slot.unwrap_or(0) as u32,
             image_len: self.progress.image_len,
-        };
-        self.said = self.said.max(at);
-        self.outgoing.push_back((chunk, slot));
+            ..Chunk::default()
+        }
     }
 
     /// Whether there is anything to post to a staging slot.
@@ -354,15 +369,14 @@ impl SyncSource {
 
     /// The next step that can be said.
     pub(crate) fn message(&mut self) -> Option<Chunk> {
-        let &(chunk, slot) = self.outgoing.front()?;
-        if let Some(slot) = slot {
+        let (chunk, slot) = self.outgoing.front()?;
+        if let Some(slot) = *slot {
             if !matches!(self.slots[slot], Slot::Arrived) {
                 return None;
             }
             self.slots[slot] = Slot::Told { offset: chunk.offset };
         }
-        self.outgoing.pop_front();
-        Some(chunk)
+        self.outgoing.pop_front().map(|(chunk, _)| chunk)
     }
 
     /// The follower has answered a step. Returns whether the walk is over.
@@ -386,13 +400,13 @@ impl SyncSource {
             }
             ChunkOutcome::Torn => {
                 *told.ok_or(unasked)? = Slot::Free;
-                self.wanted.push_back(offset);
+                self.wanted.push_back((offset, Arc::default()));
                 return Ok(false);
             }
             ChunkOutcome::Same | ChunkOutcome::Taken => {}
             ChunkOutcome::Differs => {
                 self.progress.differing += 1;
-                self.wanted.push_back(offset);
+                self.wanted.push_back((offset, answer.described.as_slice().into()));
             }
             ChunkOutcome::Ready | ChunkOutcome::Done | ChunkOutcome::Unknown => return Err(unasked),
         }

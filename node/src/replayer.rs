@@ -182,18 +182,18 @@ fn follow(
     let ends = chunk.step() == ChunkStep::End;
     let engine = (ends || scrub && chunk.step() != ChunkStep::Compare).then_some(engine);
     let mut take = || take_step(&chunk, replayer, &log, scrub);
-    let outcome = if engine.is_some() {
+    let (outcome, described) = if engine.is_some() {
         take()?
     } else {
-        let outcome = spare.run(take)?;
+        let taken = spare.run(take)?;
         spare.covered(u64::from(chunk.len));
-        outcome
+        taken
     };
     let mut speaker = None;
     let mut answers = Vec::new();
     if let Some(follows) = &mut *node.followership() {
         follows.machine.replayed(replayer.applied(), replayer.checkpoint_lsn());
-        answers = follows.machine.chunk_taken(chunk, applied, outcome);
+        answers = follows.machine.chunk_taken(&chunk, applied, outcome, described);
         speaker = follows.speaker.clone();
     }
     if let (Some(mut engine), ChunkOutcome::Done) = (engine, outcome) {

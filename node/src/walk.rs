@@ -96,16 +96,16 @@ impl Walker {
             self.marked_at = now;
         }
         // The replayer may have to wait, clients do not.
-        let read = |replayer| self.spare.run(|| ChunkRead::of(job, chunk_len, replayer));
+        let read = |replayer| self.spare.run(|| ChunkRead::of(&job, chunk_len, replayer));
         let read = node.replayer.lock().as_ref().map(read);
         let Some(read) = read else { return false };
         if job != Job::Look {
             self.spare.covered(chunk_len);
         }
-        self.pace(purpose, &read, job, chunk_len);
+        self.pace(purpose, &read, &job, chunk_len);
         let mut engine = node.engine.lock();
         if let Some((leader, sessions)) = engine.leading() {
-            leader.walk_done(id, job, read);
+            leader.walk_done(id, &job, read);
             sessions.say_steps(leader, &node);
         }
         // A mark says it all; the next one may wait.
@@ -138,10 +138,10 @@ impl Walker {
     }
 
     /// Puts off what comes next, by as long as what was done may take.
-    fn pace(&mut self, purpose: Purpose, read: &ChunkRead, job: Job, chunk_len: u64) {
+    fn pace(&mut self, purpose: Purpose, read: &ChunkRead, job: &Job, chunk_len: u64) {
         let limit = self.node.config().sync_max_rate;
         let (bytes, rate) = match (purpose, job) {
-            (Purpose::Sync, Job::Send { .. }) if limit > 0 => (read.bytes.len() as u64, limit),
+            (Purpose::Sync, Job::Send { .. }) if limit > 0 => (read.patch.bytes.len() as u64, limit),
             (Purpose::Scrub, Job::Compare { .. }) => (chunk_len, SCRUB_RATE),
             _ => return,
         };

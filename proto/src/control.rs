@@ -470,7 +470,8 @@ pub enum ChunkStep {
     Compare = 2,
     /// The leader's bytes are all zero: make them so here, and answer `Taken`.
     Zero = 3,
-    /// The leader's bytes lie in a staging slot: store them, and answer `Taken` or `Torn`.
+    /// The leader's bytes, or those blocks of them that the follower lacks, lie in a staging slot: store them, and answer `Taken` or
+    /// `Torn`. A follower that answers so is sent all bytes.
     Stored = 4,
     /// Nothing is to be done here but to replay up to this position.
     Mark = 5,
@@ -480,7 +481,7 @@ pub enum ChunkStep {
 
 /// A step of a walk over the image. It is taken when exactly the records before `at_lsn` have been replayed, and none behind
 /// it is before the next step is known. `at_lsn` never falls from one step to the next.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub struct Chunk {
     /// The session.
     #[prost(fixed64, tag = "1")]
@@ -506,6 +507,9 @@ pub struct Chunk {
     /// Length of the leader's image, for showing how far the walk is.
     #[prost(uint64, tag = "8")]
     pub image_len: u64,
+    /// Stored: which blocks of the chunk are in the slot (`core::chunk::Patch`). Empty: all of its bytes are.
+    #[prost(bytes = "vec", tag = "9")]
+    pub blocks: Vec<u8>,
 }
 
 /// What became of a step.
@@ -529,7 +533,7 @@ pub enum ChunkOutcome {
 }
 
 /// A follower's answer to a step of a walk.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub struct ChunkAnswer {
     /// The session.
     #[prost(fixed64, tag = "1")]
@@ -543,6 +547,9 @@ pub struct ChunkAnswer {
     /// Ready: the follower's `applied_lsn`.
     #[prost(fixed64, tag = "4")]
     pub applied_lsn: u64,
+    /// Differs: what the blocks of the follower's chunk are (`core::chunk::describe`). Empty: it wants all bytes.
+    #[prost(fixed32, repeated, tag = "5")]
+    pub described: Vec<u32>,
 }
 
 /// A message from a client to those who subscribe to a channel, or a part of one. It is no part of the log: it may be lost, and

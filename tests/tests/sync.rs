@@ -130,7 +130,8 @@ fn only_what_differs_travels_to_a_follower_that_was_away_for_too_long() {
     follower.restart();
     wait_until_synced(&leader, &follower, 2);
     let second = number(&leader, "farkeep", "farkeep_sync_bytes_total") - first;
-    assert!(second <= image / 4, "{second} bytes were sent of an image of {image}");
+    // Ten entries, some words of the index: by far not the whole chunks in which these lie.
+    assert!(second <= image / 200, "{second} bytes were sent of an image of {image}");
     assert_filled(&follower, 0..60_000, 500);
     assert_identical_images(leader, follower);
 }

@@ -95,7 +95,7 @@ impl Leader {
     }
 
     /// A job is done. Nothing happens if the session is over.
-    pub fn walk_done(&mut self, id: FollowerId, job: Job, read: ChunkRead) {
+    pub fn walk_done(&mut self, id: FollowerId, job: &Job, read: ChunkRead) {
         if let Some(walk) = self.followers.get_mut(&id).and_then(|follower| follower.walk.as_mut()) {
             walk.done(job, read);
         }

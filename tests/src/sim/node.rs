@@ -411,7 +411,7 @@ impl Node {
             let leave = Leave { read: rng.chance(90), mark: rng.chance(90) };
             let Some((id, job)) = machine.walk_job(replayer.applied(), *walked, leave) else { break };
             *walked = Some(id);
-            machine.walk_done(id, job, ChunkRead::of(job, chunk_len, replayer));
+            machine.walk_done(id, &job, ChunkRead::of(&job, chunk_len, replayer));
         }
         while let Some((id, body)) = machine.walk_message() {
             if let Some(conn) = conns.iter().find(|conn| conn.id == Some(id)) {
@@ -430,7 +430,7 @@ impl Node {
         let replayer = &mut opened.replayer;
         let applied = replayer.applied();
         let Some(chunk) = following.machine.chunk_due(applied) else { return false };
-        let outcome = take_step(&chunk, replayer, &log, false).expect("a double's persist");
+        let (outcome, described) = take_step(&chunk, replayer, &log, false).expect("a double's persist");
         assert_ne!(outcome, ChunkOutcome::Torn, "a chunk is announced when it has arrived");
         if outcome == ChunkOutcome::Done {
             self.looked_at.set(None);
@@ -440,7 +440,7 @@ impl Node {
             return false;
         }
         following.machine.replayed(replayer.applied(), replayer.checkpoint_lsn());
-        for action in following.machine.chunk_taken(chunk, applied, outcome) {
+        for action in following.machine.chunk_taken(&chunk, applied, outcome, described) {
             if let (farkeep_follower::Action::Send(body), Some(control)) = (action, &following.control) {
                 let mut bytes = Vec::new();
                 control::encode(body, &mut bytes);
