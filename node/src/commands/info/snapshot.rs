@@ -342,7 +342,7 @@ pub struct WalkInfo {
     pub image_bytes: u64,
     /// Bytes of it that are settled.
     pub settled_bytes: u64,
-    /// Bytes of chunks that were sent.
+    /// Bytes of chunks and of blocks that were sent.
     pub sent_bytes: u64,
     /// Chunks that differed.
     pub differing: u64,
