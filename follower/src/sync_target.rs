@@ -112,6 +112,7 @@ fn store(chunk: &Chunk, replayer: &mut Replayer, log: &LogMap, scrub: bool) -> b
     for range in chunk::ranges(&chunk.blocks, patched.len()) {
         replayer.store_chunk(offset + range.start as u64, &patched[range]);
     }
+    // As of a chunk that is the same: the blocks that stay as they are may never have been written back.
     if !scrub && !chunk.blocks.is_empty() {
         replayer.keep_chunk(offset, len);
     }
