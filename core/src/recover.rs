@@ -177,7 +177,8 @@ fn committed_behind(log: &LogMap, from: Lsn) -> Option<Lsn> {
 }
 
 /// The first position from which the ring holds the stream without a gap up to `end`, as far as the segments' first
-/// headers tell. What is sent from there is validated by its receiver.
+/// headers tell. A power cut may have left less: what overwrites a segment reaches the medium in any order, so the header of
+/// the earlier lap may have outlived the records behind it. [`check_kept`] reads them before somebody gets them.
 fn oldest_kept(log: &LogMap, checkpoint: Lsn, end: Lsn, known: Lsn) -> Lsn {
     let geometry = log.geometry();
     let earliest = (end.get() + geometry.segment_len()).saturating_sub(geometry.ring_len());
@@ -195,6 +196,45 @@ fn oldest_kept(log: &LogMap, checkpoint: Lsn, end: Lsn, known: Lsn) -> Lsn {
         }
     }
     oldest.max(known)
+}
+
+/// Reads what the ring holds before [`LogMap::checked`], segment by segment and backwards, until that is not behind `from` or
+/// `max_len` bytes have been read (a segment at least). Where a record is not the one that belongs there, the ring counts as
+/// kept only from behind that segment on ([`LogMap::oldest`]). Nothing may append meanwhile. Nothing is stored: after a crash
+/// it is found again.
+pub fn check_kept(log: &LogMap, from: Lsn, max_len: u64) {
+    let mut len = 0;
+    while log.checked() > from.max(log.oldest()) && len < max_len {
+        let end = log.checked();
+        let segment = (end.get() - 1) / log.geometry().segment_len() * log.geometry().segment_len();
+        let start = Lsn::new(segment).max(log.oldest());
+        if is_whole(log, start, end) {
+            log.set_checked(start);
+        } else {
+            tracing::warn!(
+                from = start.get(),
+                to = end.get(),
+                "the log is not whole here, and is kept from behind it only"
+            );
+            log.set_oldest(end);
+        }
+        len += end.distance_from(start);
+    }
+}
+
+/// Whether the records from `start` to `end` are those that belong there, and are continued by the one at `end`.
+fn is_whole(log: &LogMap, start: Lsn, end: Lsn) -> bool {
+    let geometry = log.geometry();
+    let (start, end) = (geometry.record_start(start), geometry.record_start(end));
+    let Ok((first, _)) = RawHeader::read_from_prefix(log.segment_rest(start)) else { return false };
+    let at = Position { lsn: start, crc: first.prev_crc.get(), epoch: Epoch::ZERO };
+    let mut scanner = Scanner::new(log, at);
+    while scanner.next_start() < end {
+        if scanner.next().is_err() {
+            return false;
+        }
+    }
+    scanner.next_start() == end && (end >= log.appended() || scanner.next().is_ok())
 }
 
 /// What a leader works with.

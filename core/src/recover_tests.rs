@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use farkeep_proto::redo::{RawHeader, crc32c};
+use zerocopy::FromBytes;
+
 use crate::chunk::is_zero;
 use crate::heap::{Heap, Offset, RedoSink};
 use crate::inspect::contents;
-use crate::log::{EpochHistory, Geometry, Position, Reign, Replid};
+use crate::log::{EpochHistory, Geometry, Position, Reign, Replid, Scanner};
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolOptions};
 use crate::recover::{
-    Leader, LeaderOptions, NEVER, RecoverError, SyncStart, begin_sync, disown_reign, erase_record, join,
-    open_follower, open_leader, promise, survey, truncate,
+    Leader, LeaderOptions, NEVER, RecoverError, SyncStart, begin_sync, check_kept, disown_reign,
+    erase_record, join, open_follower, open_leader, promise, survey, truncate,
 };
 
 pub(crate) fn options(domain: Domain) -> PoolOptions {
@@ -208,6 +211,93 @@ fn damage_in_the_committed_part_is_told_from_a_torn_tail() {
     pool.log().region().with_mut(last, 1, |byte| byte[0] ^= 1);
     assert_eq!(survey(pool.log()).lost_committed, None, "the last record may have been torn");
     assert!(open_leader(&pool, &LeaderOptions::new(Replid([2; 20]), None)).is_ok());
+}
+
+/// A leader that has begun a reign behind a checkpoint in segment 5, and nothing of the ring overwritten.
+fn lead_with_a_checkpoint_in_segment_5(double: &Arc<CrashDouble>) -> (Pool, Leader) {
+    let pool = Pool::on_double(double, &options(Domain::Pmem)).unwrap();
+    let mut leader = lead(&pool, 1);
+    let mut end = Lsn::ZERO;
+    while end < Lsn::new(5 * 4096 + 1000) {
+        end = put(&mut leader, end.get(), 300);
+        leader.appender.persist();
+        leader.appender.set_committed_hint(end);
+    }
+    leader.replayer.run(end).unwrap();
+    assert_eq!(leader.replayer.checkpoint().unwrap(), end);
+    drop((leader, pool));
+    let pool = Pool::on_double(double, &options(Domain::Pmem)).unwrap();
+    let leader = lead(&pool, 2);
+    assert_eq!((pool.log().oldest(), pool.log().checked()), (Lsn::ZERO, end));
+    (pool, leader)
+}
+
+#[test]
+fn the_log_before_the_checkpoint_is_read_back_as_far_as_it_is_wanted() {
+    let double = CrashDouble::new().unwrap();
+    let (pool, mut leader) = lead_with_a_checkpoint_in_segment_5(&double);
+    let log = pool.log();
+    let check = |from, max_len| {
+        check_kept(log, Lsn::new(from), max_len);
+        (log.oldest().get(), log.checked().get())
+    };
+    assert_eq!(check(0, 1), (0, 5 * 4096), "a segment at least");
+    assert_eq!(check(0, 4097), (0, 3 * 4096), "no more than was asked for, and the rest of a segment");
+    assert_eq!(check(2 * 4096 + 1, u64::MAX), (0, 2 * 4096), "no further than it is wanted");
+    assert_eq!(check(0, u64::MAX), (0, 0));
+    // From now on the appender goes over it.
+    while log.appended() < Lsn::new(9 * 4096) {
+        let end = put(&mut leader, 1, 300);
+        leader.appender.persist();
+        leader.replayer.run(end).unwrap();
+        leader.appender.set_floor(leader.replayer.checkpoint().unwrap());
+    }
+    assert_eq!(log.checked(), log.oldest());
+    assert_eq!(log.oldest(), Lsn::new(2 * 4096));
+}
+
+#[test]
+fn a_segment_of_which_a_power_cut_has_spared_only_the_first_header_is_not_kept() {
+    let double = CrashDouble::new().unwrap();
+    let (pool, leader) = lead_with_a_checkpoint_in_segment_5(&double);
+    // What overwrites a segment reaches the medium in any order: here some of it has come, and its beginning has not.
+    let at = pool.log().window_offset(Lsn::new(2 * 4096 + 2000));
+    pool.log().with_window_mut(at, 8, |window| window.fill(0xee));
+    drop(leader);
+    let _leader = lead(&pool, 3);
+    let log = pool.log();
+    assert_eq!(log.oldest(), Lsn::ZERO, "by the headers all of it is there");
+    check_kept(log, Lsn::new(3 * 4096), u64::MAX);
+    assert_eq!((log.oldest(), log.checked()), (Lsn::ZERO, Lsn::new(3 * 4096)));
+    check_kept(log, Lsn::ZERO, u64::MAX);
+    assert_eq!((log.oldest(), log.checked()), (Lsn::new(3 * 4096), Lsn::new(3 * 4096)));
+}
+
+#[test]
+fn a_segment_that_does_not_continue_the_one_before_ends_what_is_kept() {
+    let double = CrashDouble::new().unwrap();
+    let (pool, leader) = lead_with_a_checkpoint_in_segment_5(&double);
+    drop(leader);
+    let log = pool.log();
+    // The last record of segment 3 becomes another one, right in itself: what follows it does not continue that.
+    let first = Lsn::new(3 * 4096);
+    let (header, _) = RawHeader::ref_from_prefix(log.segment_rest(first)).unwrap();
+    let at = Position { lsn: first, crc: header.prev_crc.get(), epoch: Epoch::ZERO };
+    let mut scanner = Scanner::new(log, at);
+    let mut last = first;
+    while scanner.next_start() < Lsn::new(4 * 4096) {
+        last = scanner.next_start();
+        scanner.next().unwrap();
+    }
+    let len = scanner.position().lsn.distance_from(last) as usize;
+    log.with_window_mut(log.window_offset(last), len, |record| {
+        *record.last_mut().unwrap() ^= 1;
+        let crc = crc32c(&record[4..]);
+        RawHeader::mut_from_prefix(record).unwrap().0.crc = crc.into();
+    });
+    let _leader = lead(&pool, 3);
+    check_kept(log, Lsn::ZERO, u64::MAX);
+    assert_eq!(log.oldest(), Lsn::new(4 * 4096));
 }
 
 #[test]

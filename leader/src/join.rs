@@ -17,6 +17,7 @@ pub(crate) struct Ours<'a> {
     /// The same, as the pool has it.
     pub(crate) past: &'a EpochHistory,
     pub(crate) oldest: Lsn,
+    pub(crate) checked: Lsn,
     pub(crate) appended: Lsn,
     pub(crate) fabrics: &'a [FabricKind],
     pub(crate) unusable: &'a [(FabricKind, String)],
@@ -27,6 +28,8 @@ pub(crate) struct Ours<'a> {
 pub(crate) enum Decision {
     /// Go on from here, over this fabric, and why over no better one.
     Resume { from: Lsn, fabric: FabricKind, fabric_reason: String },
+    /// Go on from here, if the log is whole from here on: it has not been read yet.
+    Check { from: Lsn },
     /// What the follower holds cannot be gone on from, for this reason: make its image ours.
     Sync { why: String, fabric: FabricKind, fabric_reason: String },
     /// The follower has promised to an epoch that is not ours, but holds nothing we lack: a reign above that epoch
@@ -116,6 +119,8 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         format!(
             "the leader's log no longer reaches back to LSN {common} (oldest_lsn {oldest}, the follower has {durable})"
         )
+    } else if common < ours.checked {
+        return Decision::Check { from: common };
     } else {
         return Decision::Resume { from: common, fabric, fabric_reason };
     };
@@ -189,6 +194,7 @@ mod tests {
             history,
             past: &history::from_message(history).unwrap(),
             oldest: Lsn::new(oldest),
+            checked: Lsn::new(oldest),
             appended: Lsn::new(appended),
             fabrics: &[FabricKind::Tcp],
             unusable: &[],
@@ -210,6 +216,7 @@ mod tests {
             history: &history,
             past: &history::from_message(&history).unwrap(),
             oldest: Lsn::ZERO,
+            checked: Lsn::ZERO,
             appended: Lsn::ZERO,
             fabrics: usable,
             unusable,

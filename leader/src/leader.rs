@@ -8,7 +8,7 @@ pub use walk::{ResyncError, Walked};
 use std::collections::{BTreeMap, BTreeSet};
 
 use farkeep_core::chunk::DEFAULT_CHUNK_LEN;
-use farkeep_core::log::{EpochHistory, Position};
+use farkeep_core::log::{EpochHistory, LogMap, Position};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
@@ -89,8 +89,18 @@ pub struct Start {
 pub struct LocalWatermarks {
     /// The first LSN that the ring still holds.
     pub oldest: Lsn,
+    /// The first LSN from which the ring has been read and found whole.
+    pub checked: Lsn,
     /// The pool's `checkpoint_lsn`.
     pub checkpoint: Lsn,
+}
+
+impl LocalWatermarks {
+    /// Those of a log, and of the replayer that works on it.
+    pub fn of(log: &LogMap, checkpoint: Lsn) -> Self {
+        let (oldest, checked) = (log.oldest().min(checkpoint), log.checked().min(checkpoint));
+        Self { oldest, checked, checkpoint }
+    }
 }
 
 /// Where a follower comes from.
@@ -135,6 +145,14 @@ pub enum Join {
     Renew {
         /// The epoch to exceed.
         above: Epoch,
+        /// What to answer meanwhile.
+        refuse: Refuse,
+    },
+    /// It is not yet: the log has to be read back to here first
+    /// ([`check_kept`](farkeep_core::recover::check_kept), [`Leader::set_local`]). Ask again, or send it the message and close.
+    Unchecked {
+        /// From where on the follower needs it.
+        from: Lsn,
         /// What to answer meanwhile.
         refuse: Refuse,
     },
@@ -501,6 +519,7 @@ impl Leader {
             history: &self.history,
             past: &self.past,
             oldest: self.oldest(),
+            checked: self.local.checked,
             appended: self.appended,
             fabrics: &peer.fabrics,
             unusable: &peer.unusable,
@@ -516,6 +535,11 @@ impl Leader {
                 (at.position.lsn, Some((at, why)), fabric, fabric_reason)
             }
             Decision::Refuse(refuse) => return Join::Refused(refuse),
+            Decision::Check { from } => {
+                let text =
+                    format!("the leader is reading its log back to LSN {from}, where the follower goes on");
+                return Join::Unchecked { from, refuse: self.refuse(RefuseReason::TryAgain, text) };
+            }
             Decision::Renew { above } => {
                 let above = Epoch::new(above);
                 let text = format!(

@@ -30,7 +30,7 @@ fn leader(config: Config) -> Leader {
         committed: Lsn::new(600),
         established: Lsn::new(1032),
         durable: Lsn::new(1032),
-        local: LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(600) },
+        local: LocalWatermarks { checkpoint: Lsn::new(600), ..LocalWatermarks::default() },
     };
     Leader::new(config, identity, start)
 }
@@ -178,7 +178,7 @@ fn a_follower_is_never_sent_what_would_overwrite_its_unchecked_log() {
 /// Fills the ring and has the local image carried along, so that only followers hold anything back.
 fn fill_ring(leader: &mut Leader) {
     append(leader, RING_LEN);
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(1032), ..LocalWatermarks::default() });
 }
 
 /// A sign of life on the control channel.
@@ -234,7 +234,7 @@ fn a_needed_follower_without_which_nothing_commits_holds_the_ring_back_too() {
     let mut leader = leader(Config { needed_hold_limit_ms: 750, ..Config::default() });
     let id = join(&mut leader, 2, 1032);
     append(&mut leader, RING_LEN);
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(500) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(500), ..LocalWatermarks::default() });
     let (at_ms, ..) = first_drop(&mut leader, &[id]);
     assert_eq!(at_ms, 750);
     assert!(leader.can_write().unwrap_err().to_string().starts_with("NOREPLICAS "));
@@ -265,7 +265,7 @@ fn a_follower_that_gets_further_is_slow_and_not_dropped() {
     fill_ring(&mut leader);
     leader.posted(id, Lsn::new(RING_LEN), Ticket::new(1));
     leader.completed(0, id, Completion { ticket: Ticket::new(1), reported: None }).unwrap();
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(RING_LEN) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(RING_LEN), ..LocalWatermarks::default() });
     // A byte at a time, now in the image, now in the checkpoint, and always just in time.
     let (mut now, mut applied, mut checkpoint) = (0, 600, 500);
     for step in 0..400 {
@@ -292,7 +292,7 @@ fn a_transaction_that_finds_no_room_starts_the_clock_of_who_holds_it_back() {
     let id = join(&mut leader, 2, 1032);
     // Half of the ring is free, but the transaction takes more.
     append(&mut leader, RING_LEN / 2);
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(RING_LEN / 2) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(RING_LEN / 2), ..LocalWatermarks::default() });
     let quiet = |leader: &mut Leader, now| {
         say(leader, now, id, 1032, 600, 500);
         assert_eq!(dropped(leader.tick(now)), []);
@@ -321,7 +321,7 @@ fn a_short_ring_is_full_when_nothing_more_fits() {
     let mut leader = leader(Config { sync_followers: 0, hold_limit_ms: 500, ..Config::default() });
     let id = join(&mut leader, 2, 1032);
     append(&mut leader, 500 + capacity / 8 * 7 + 1);
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(1032), ..LocalWatermarks::default() });
     assert_eq!(first_drop(&mut leader, &[id]).0, 500);
 }
 
@@ -362,10 +362,37 @@ fn a_follower_that_the_ring_went_over_while_it_got_ready_is_told_so() {
     let mut leader = with_sync(0);
     let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer(), || None) else { panic!() };
     append(&mut leader, 1032 + RING_LEN);
-    leader.set_local(LocalWatermarks { oldest: Lsn::ZERO, checkpoint: Lsn::new(1032 + RING_LEN) });
+    leader.set_local(LocalWatermarks { checkpoint: Lsn::new(1032 + RING_LEN), ..LocalWatermarks::default() });
     assert!(matches!(leader.ready(1, id), Err(LeaderError::FellBehind { .. })));
     let Join::Refused(refuse) = leader.join(2, &hello(2, 1032), &peer(), || None) else { panic!() };
     assert_eq!(refuse.reason(), RefuseReason::TryAgain, "though nobody has told that the ring has moved on");
+}
+
+#[test]
+fn a_follower_is_not_sent_what_nobody_has_read() {
+    let mut leader = with_sync(1);
+    let local = |oldest, checked| LocalWatermarks {
+        oldest: Lsn::new(oldest),
+        checked: Lsn::new(checked),
+        checkpoint: Lsn::new(1032),
+    };
+    let behind = Hello {
+        progress: control::Progress { durable_lsn: 700, applied_lsn: 600, checkpoint_lsn: 500 },
+        ..hello(2, 700)
+    };
+    leader.set_local(local(0, 1032));
+    let Join::Unchecked { from, refuse } = leader.join(0, &behind, &peer(), || None) else { panic!() };
+    assert_eq!((from, refuse.reason()), (Lsn::new(700), RefuseReason::TryAgain));
+    assert_eq!(leader.followers().len(), 0);
+    leader.set_local(local(0, 700));
+    let Join::Accepted { welcome, .. } = leader.join(0, &behind, &peer(), || None) else { panic!() };
+    assert_eq!((welcome.resume_lsn, welcome.begin_sync), (700, None));
+    // It was read, and was not what belongs there.
+    leader.set_local(local(800, 800));
+    let at =
+        ImageAt { position: Position { lsn: Lsn::new(1032), crc: 1, epoch: Epoch::new(4) }, image_len: 4096 };
+    let Join::Accepted { welcome, .. } = leader.join(0, &behind, &peer(), || Some(at)) else { panic!() };
+    assert!(welcome.begin_sync.is_some());
 }
 
 #[test]

@@ -19,7 +19,8 @@ use farkeep_core::log::Appender;
 use farkeep_core::lsn::Lsn;
 use farkeep_core::pool::Pool;
 use farkeep_keystore::{CommandError, Keystore, ReadCtx, WriteCtx, active_expire};
-use farkeep_leader::{Leader, OnFollowerLoss};
+use farkeep_leader::{ImageAt, Join, Leader, OnFollowerLoss, Peer};
+use farkeep_proto::control::Hello;
 
 use crate::clients::Client;
 use crate::commands::replication::Reached;
@@ -178,6 +179,17 @@ impl Engine {
         }
     }
 
+    /// A follower wants to join. If it goes on from where the log has not been read yet, some of that is read at once and the
+    /// rest by [`Engine::cron`], and it is told to try again. `None` when this node does not lead.
+    pub fn join(&mut self, node: &Node, now: Now, hello: &Hello, peer: &Peer) -> Option<Join> {
+        let Role::Leader(leading) = &mut self.role else { return None };
+        let joined = leading.machine.join(now.ms, hello, peer, || image_at(node));
+        let Join::Unchecked { from, .. } = joined else { return Some(joined) };
+        leading.read_back_to = Some(leading.read_back_to.map_or(from, |already| already.min(from)));
+        leading.read_log_back(&node.marks);
+        Some(leading.machine.join(now.ms, hello, peer, || image_at(node)))
+    }
+
     /// What happens from now on happens at this time.
     pub fn set_now(&mut self, now: Now) {
         if let Role::Leader(leading) = &mut self.role {
@@ -267,6 +279,7 @@ impl Engine {
         self.advance_handover(node, now);
         let Role::Leader(leading) = &mut self.role else { return };
         leading.take_local_marks(&node.marks);
+        leading.read_log_back(&node.marks);
         node.image_due.store(leading.heap.growth_due().unwrap_or(0), Ordering::Relaxed);
         if self.recounting {
             self.recounting = !leading.heap.recount_used(RECOUNT_RUNS);
@@ -485,4 +498,11 @@ fn dram_budget_bytes(config: &Config) -> u64 {
             info.totalram * u64::from(info.mem_unit) / 100 * u64::from(percent)
         }
     }
+}
+
+/// Where this leader's image is.
+fn image_at(node: &Node) -> Option<ImageAt> {
+    let guard = node.replayer.lock();
+    let replayer = guard.as_ref()?;
+    Some(ImageAt { position: replayer.position(), image_len: replayer.image_len() })
 }

@@ -133,6 +133,7 @@ pub struct LogMap {
     appended: AtomicU64,
     durable: AtomicU64,
     oldest: AtomicU64,
+    checked: AtomicU64,
     stopped: OnceLock<String>,
 }
 
@@ -199,6 +200,7 @@ impl LogMap {
             appended: AtomicU64::new(checkpoint),
             durable: AtomicU64::new(checkpoint),
             oldest: AtomicU64::new(oldest),
+            checked: AtomicU64::new(checkpoint),
             stopped: OnceLock::new(),
         })
     }
@@ -315,11 +317,29 @@ impl LogMap {
         self.durable.store(lsn.get(), Ordering::Release);
     }
 
-    /// Sets both marks to the end that recovery has found, and forgets what lay behind it.
+    /// Sets both marks to the end that recovery has found, and forgets what lay behind it. Of what lies before the checkpoint,
+    /// nothing has been read.
     pub(crate) fn reset_marks(&self, end: Lsn, oldest: Lsn) {
         self.set_appended(end);
         self.set_durable(end);
         self.oldest.store(oldest.get(), Ordering::Release);
+        self.checked.store(self.checkpoint().get(), Ordering::Release);
+    }
+
+    /// From here on all records have been read and belong where they are; what lies between [`LogMap::oldest`] and here has
+    /// to be read first ([`recover::check_kept`](crate::recover::check_kept)) if somebody wants it.
+    pub fn checked(&self) -> Lsn {
+        Lsn::new(self.checked.load(Ordering::Acquire)).max(self.oldest())
+    }
+
+    /// What lies behind `lsn` has been read, and is as it should be.
+    pub(crate) fn set_checked(&self, lsn: Lsn) {
+        self.checked.store(lsn.get(), Ordering::Release);
+    }
+
+    /// What lies before `lsn` is not usable, whatever the segments' first headers say.
+    pub(crate) fn set_oldest(&self, lsn: Lsn) {
+        self.oldest.fetch_max(lsn.get(), Ordering::AcqRel);
     }
 
     /// The first position that the ring may still hold. Bytes before it have been overwritten or never were here.

@@ -39,6 +39,9 @@ use crate::worker::Now;
 /// How long the link thread may take to close the window. It takes a moment, or something is very wrong.
 pub(super) const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How much of the log is read back in one go, in bytes: some 2 ms.
+const READ_BACK_LEN: u64 = 8 << 20;
+
 /// The node's role.
 #[derive(Debug)]
 pub(super) enum Role {
@@ -62,6 +65,8 @@ pub(super) struct Leading {
     pub(super) tail_due_ms: Option<u64>,
     /// When the last scrub began, or this reign, in the node's ms.
     pub(super) scrubbed_ms: u64,
+    /// Back to here the log is being read, for a follower that goes on from there.
+    pub(super) read_back_to: Option<Lsn>,
 }
 
 /// The log as the fabric takes it.
@@ -136,10 +141,20 @@ impl Leading {
         }
     }
 
+    /// Reads the log back a bit, if a follower waits for that.
+    pub(super) fn read_log_back(&mut self, marks: &Marks) {
+        let Some(from) = self.read_back_to else { return };
+        let log = self.appender.log();
+        recover::check_kept(log, from, READ_BACK_LEN);
+        if log.checked() <= from.max(log.oldest()) {
+            self.read_back_to = None;
+        }
+        self.take_local_marks(marks);
+    }
+
     /// Takes over where the replayer is: room for new records.
     pub(super) fn take_local_marks(&mut self, marks: &Marks) {
-        let (oldest, checkpoint) = (self.appender.log().oldest(), marks.checkpoint());
-        self.machine.set_local(LocalWatermarks { oldest: oldest.min(checkpoint), checkpoint });
+        self.machine.set_local(LocalWatermarks::of(self.appender.log(), marks.checkpoint()));
         self.appender.set_floor(self.machine.floor());
     }
 }
@@ -233,7 +248,7 @@ impl Engine {
             committed,
             established: reign_begun,
             durable: durable.min(reign_begun),
-            local: LocalWatermarks { oldest: log.oldest(), checkpoint: replayer.checkpoint_lsn() },
+            local: LocalWatermarks::of(&log, replayer.checkpoint_lsn()),
         };
         let mut machine = Leader::new(leader_config(config), self.identity(), start);
         machine.set_appended(established);
@@ -250,6 +265,7 @@ impl Engine {
             memory: LogRef(log),
             tail_due_ms: None,
             scrubbed_ms: 0,
+            read_back_to: None,
         }));
         Ok(Opened { replayer: Some(replayer), followership: None })
     }

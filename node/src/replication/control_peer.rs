@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use farkeep_core::pmem::domain::Durability;
 use farkeep_fabric::{FabricKind, shm};
-use farkeep_leader::{FollowerEntry, FollowerId, ImageAt, Join, Peer};
+use farkeep_leader::{FollowerEntry, FollowerId, Join, Peer};
 use farkeep_proto::control::{self, Body, HandoverStep, Hello};
 
 use super::{Attached, Session, durability};
@@ -132,7 +132,7 @@ impl ControlPeer {
             control::encode(Body::Handover(moved), out);
             return Ok(());
         }
-        let Some((leader, sessions)) = engine.leading() else {
+        let Some((_, sessions)) = engine.leading() else {
             let text =
                 "this node is a follower itself; followers of followers are not supported, follow the leader";
             let refuse = control::Refuse {
@@ -146,7 +146,9 @@ impl ControlPeer {
         let failing = sessions.memory.reason(&hello.node_id, now.ms);
         let (fabrics, unusable) = usable_fabrics(config.fabric, node.rdma.device().err(), failing);
         let peer = Peer { address: self.host.clone(), fabrics, unusable };
-        match leader.join(now.ms, hello, &peer, || image_at(node)) {
+        let joined = engine.join(node, now, hello, &peer);
+        let (Some(joined), Some((leader, sessions))) = (joined, engine.leading()) else { return Ok(()) };
+        match joined {
             Join::Accepted { id, welcome, replaces, why_sync } => {
                 if let Some(why) = why_sync {
                     let follower = leader.follower(id).map(FollowerEntry::name).unwrap_or_default();
@@ -167,7 +169,7 @@ impl ControlPeer {
                     .follower(id)
                     .map(|follower| LeaderAddress { host: follower.address.clone(), port: follower.port });
             }
-            Join::Refused(refuse) => {
+            Join::Refused(refuse) | Join::Unchecked { refuse, .. } => {
                 if sessions.complaints.is_news(now.ms, &format!("{}:{}", self.host, refuse.text)) {
                     tracing::warn!(
                         follower = %format!("{}:{}", self.host, hello.listening_port),
@@ -198,13 +200,6 @@ impl ControlPeer {
             sessions.end(leader, id, "the control connection closed");
         }
     }
-}
-
-/// Where this leader's image is.
-fn image_at(node: &Node) -> Option<ImageAt> {
-    let guard = node.replayer.lock();
-    let replayer = guard.as_ref()?;
-    Some(ImageAt { position: replayer.position(), image_len: replayer.image_len() })
 }
 
 fn open_shm(hello: &Hello, session: u64, durability: Durability) -> Result<Attached> {

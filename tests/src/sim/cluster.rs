@@ -19,7 +19,9 @@ use farkeep_fabric::{
 };
 use farkeep_follower::{Action, JoinError};
 use farkeep_leader::sync_source::Purpose;
-use farkeep_leader::{Action as LeaderAction, ImageAt, Join, LeaderError, Peer, Walked, ship};
+use farkeep_leader::{
+    Action as LeaderAction, ImageAt, Join, LeaderError, LocalWatermarks, Peer, Walked, ship,
+};
 use farkeep_proto::control::{self, Body, Hello, Refuse};
 use farkeep_proto::window::TailCell;
 
@@ -322,6 +324,10 @@ impl Cluster {
         let (here, rest) = self.arrivals.drain(..).partition(|arrival| arrival.leader == index);
         self.arrivals = rest;
         arrived.extend::<Vec<Arrival>>(here);
+        if !matches!(self.nodes[index].role, Role::Leading(_)) {
+            return;
+        }
+        let log = Arc::clone(self.nodes[index].pool().log());
         let Role::Leading(leading) = &mut self.nodes[index].role else { return };
         let Leading { machine, conns, replayer, .. } = &mut **leading;
         for arrival in arrived {
@@ -347,7 +353,15 @@ impl Cluster {
                         };
                         let image =
                             ImageAt { position: replayer.position(), image_len: replayer.image_len() };
-                        renew = renew.max(join(machine, now, &hello, &peer, image, conn, &mut replaced));
+                        match join(machine, now, &hello, &peer, image, conn, &mut replaced) {
+                            Outcome::Answered => {}
+                            Outcome::Renew(above) => renew = renew.max(Some(above)),
+                            Outcome::Check(from) => {
+                                // As little at a time as there is: the follower has to come several times.
+                                recover::check_kept(&log, from, 1);
+                                machine.set_local(LocalWatermarks::of(&log, replayer.checkpoint_lsn()));
+                            }
+                        }
                     }
                     Some(Body::Ready(ready)) if conn.id.is_some_and(|id| id.session() == ready.session) => {
                         conn.ready = true;
@@ -633,7 +647,16 @@ impl Cluster {
     }
 }
 
-/// Answers a `Hello`; says above which epoch a new reign has to begin, if one has to.
+/// What is to be done besides the answer to a `Hello`.
+enum Outcome {
+    Answered,
+    /// Begin a reign above this epoch.
+    Renew(Epoch),
+    /// Read the log back to here.
+    Check(Lsn),
+}
+
+/// Answers a `Hello`.
 fn join(
     machine: &mut farkeep_leader::Leader,
     now_ms: u64,
@@ -642,22 +665,26 @@ fn join(
     image: ImageAt,
     conn: &mut Conn,
     replaced: &mut Option<farkeep_leader::FollowerId>,
-) -> Option<Epoch> {
+) -> Outcome {
     let refuse = |control: &WireEnd, refuse: Refuse| send(control, Body::Refuse(refuse));
     match machine.join(now_ms, hello, peer, || Some(image)) {
         Join::Accepted { id, welcome, replaces, .. } => {
             conn.id = Some(id);
             *replaced = replaces;
             send(&conn.control, Body::Welcome(*welcome));
-            None
+            Outcome::Answered
         }
         Join::Refused(why) => {
             refuse(&conn.control, why);
-            None
+            Outcome::Answered
         }
         Join::Renew { above, refuse: why } => {
             refuse(&conn.control, why);
-            Some(above)
+            Outcome::Renew(above)
+        }
+        Join::Unchecked { from, refuse: why } => {
+            refuse(&conn.control, why);
+            Outcome::Check(from)
         }
     }
 }

@@ -276,7 +276,7 @@ impl Node {
             committed: opened.committed.max(known_committed),
             established: opened.reign_begun,
             durable: opened.appender.durable(),
-            local: LocalWatermarks { oldest: log.oldest(), checkpoint: opened.replayer.checkpoint_lsn() },
+            local: LocalWatermarks::of(log, opened.replayer.checkpoint_lsn()),
         };
         let machine = Leader::new(self.plan.leader.clone(), self.identity(), start);
         let mut leading = Leading {
@@ -528,7 +528,7 @@ impl Node {
                         .expect("pages can be dropped");
                 }
                 let checkpoint = leading.replayer.checkpoint_lsn();
-                leading.machine.set_local(LocalWatermarks { oldest: log.oldest(), checkpoint });
+                leading.machine.set_local(LocalWatermarks::of(&log, checkpoint));
             }
             Role::Following(following) => {
                 let Some(opened) = &mut following.opened else { return };
