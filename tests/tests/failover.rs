@@ -1,8 +1,11 @@
 //! FAILOVER, and what follows from it for clients; the followers of a leader that is gone; `farkeep failover` and its kin.
 
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use farkeep_proto::logfile::WINDOW_AT;
+use farkeep_proto::window::RING_AT;
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
 use farkeep_tests::server::free_port;
@@ -554,6 +557,50 @@ fn a_promotion_that_could_lose_a_write_is_refused_and_the_node_says_why() {
     group[2].thaw();
     wait::until("the promotion", || promote_in_a_transaction(&group[1]).error().is_none());
     assert_eq!(role(&group[1]), "master");
+}
+
+/// The node that is promoted lacks what a peer was killed with. It fetches that, and takes none of it unless it is whole: else it
+/// would lead, and what was acknowledged would be gone.
+#[test]
+fn what_a_promoted_node_lacks_is_taken_from_a_peer_only_if_it_is_whole() {
+    let mut group = Group::start(2).0;
+    group[1].freeze();
+    let mut client = group[0].client();
+    let value = "x".repeat(1000);
+    for key in 0..2000 {
+        client.expect_ok(&format!("SET key:{key} {value}"));
+    }
+    let position =
+        |node: &Server, which: &str| -> u64 { node.info("farkeep", which).parse().expect("a number") };
+    let committed = position(&group[0], "farkeep_committed_lsn");
+    wait::until("the checkpoint", || position(&group[2], "farkeep_checkpoint_lsn") >= committed);
+    group[0].kill();
+    group[2].kill();
+    let path = group[2].pool().join("log");
+    let log = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let damaged_at = WINDOW_AT + RING_AT + committed / 2;
+    let mut good = [0; 8];
+    log.read_exact_at(&mut good, damaged_at).unwrap();
+    log.write_all_at(&good.map(|byte| !byte), damaged_at).unwrap();
+    group[2].restart();
+    group[2].expect_log("the log is not whole here");
+    group[1].expect_log("a promotion is refused");
+    group[1].thaw();
+    assert!(position(&group[1], "farkeep_durable_lsn") < committed / 2);
+    let refusal = promote_in_a_transaction(&group[1]);
+    assert!(refusal.error().is_some_and(|text| text.contains("the log holds LSN")), "{refusal:?}");
+    assert_eq!(role(&group[1]), "slave");
+    // The damage is gone, as if it had never been.
+    group[2].kill();
+    log.write_all_at(&good, damaged_at).unwrap();
+    group[2].restart();
+    wait::until("the promotion", || promote_in_a_transaction(&group[1]).error().is_none());
+    assert_eq!(role(&group[1]), "master");
+    wait_for_link(&group[1], &group[2]);
+    let mut client = group[1].client();
+    for key in 0..2000 {
+        assert_eq!(client.words(&format!("GET key:{key}")).text().as_deref(), Some(&value[..]), "key:{key}");
+    }
 }
 
 #[test]

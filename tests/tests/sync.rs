@@ -3,6 +3,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use farkeep_proto::logfile::WINDOW_AT;
+use farkeep_proto::window::RING_AT;
 use farkeep_tests::load::Load;
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link, wait_until_up};
 use farkeep_tests::{Pair, Server, ServerBuilder, wait};
@@ -132,6 +134,61 @@ fn only_what_differs_travels_to_a_follower_that_was_away_for_too_long() {
     // Ten entries and some words of the index, not the chunks in which these lie.
     assert!(second > 10 * 500 && second <= image / 200, "{second} bytes were sent of an image of {image}");
     assert_filled(&follower, 0..60_000, 500);
+    assert_identical_images(leader, follower);
+}
+
+/// A follower that has missed more than a leader reads back of its log at once, and a leader that was killed since, so that all it
+/// has missed lies before the checkpoint. Returns them both down, and where the follower's log ends.
+fn missed_before_the_checkpoint() -> (Server, Server, u64) {
+    let leader = ServerBuilder::farkeep().args("--log-size 64mb --sync-followers 0").start();
+    let follower = ServerBuilder::farkeep()
+        .args("--log-size 64mb --sync-followers 0")
+        .directive("replicaof", &format!("127.0.0.1 {}", leader.port()))
+        .start();
+    fill(&leader, 0..1000, 500);
+    let pair = Pair { leader, follower };
+    pair.wait_until_applied();
+    let Pair { mut leader, mut follower } = pair;
+    let end = number(&leader, "farkeep", "farkeep_appended_lsn");
+    follower.kill();
+    fill(&leader, 1000..50_000, 500);
+    assert!(number(&leader, "farkeep", "farkeep_appended_lsn") > end + (24 << 20));
+    let committed = number(&leader, "farkeep", "farkeep_committed_lsn");
+    wait::until("the checkpoint", || number(&leader, "farkeep", "farkeep_checkpoint_lsn") >= committed);
+    leader.kill();
+    (leader, follower, end)
+}
+
+#[test]
+fn a_follower_goes_on_where_it_was_after_its_leader_has_read_the_log_back() {
+    let (mut leader, mut follower, end) = missed_before_the_checkpoint();
+    leader.restart();
+    expect_link_trouble(&mut leader);
+    expect_link_trouble(&mut follower);
+    assert!(number(&leader, "farkeep", "farkeep_checkpoint_lsn") > end + (24 << 20));
+    follower.restart();
+    wait_until_up(&follower);
+    let pair = Pair { leader, follower };
+    pair.wait_until_applied();
+    assert_eq!(number(&pair.leader, "farkeep", "farkeep_syncs_total"), 0, "the log was all it needed");
+    assert_filled(&pair.follower, 0..50_000, 500);
+    assert_identical_images(pair.leader, pair.follower);
+}
+
+#[test]
+fn a_follower_is_synced_where_its_leaders_log_is_not_whole() {
+    let (mut leader, mut follower, end) = missed_before_the_checkpoint();
+    // As a power cut leaves it in the middle of overwriting a segment.
+    let log = std::fs::OpenOptions::new().write(true).open(leader.pool().join("log")).unwrap();
+    log.write_all_at(&[0xee; 8], WINDOW_AT + RING_AT + end + (1 << 20)).unwrap();
+    leader.restart();
+    expect_link_trouble(&mut leader);
+    expect_link_trouble(&mut follower);
+    leader.expect_log("the log is not whole here");
+    follower.restart();
+    wait_until_synced(&leader, &follower, 1);
+    assert!(number(&leader, "farkeep", "farkeep_oldest_lsn") > end + (1 << 20));
+    assert_filled(&follower, 0..50_000, 500);
     assert_identical_images(leader, follower);
 }
 

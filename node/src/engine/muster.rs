@@ -158,6 +158,7 @@ impl Engine {
     pub fn records(&self, from: Lsn, to: Lsn) -> Result<(&[u8], &[u8])> {
         ensure!(!self.is_leader(), "this node leads");
         let log = self.pool.log();
+        recover::check_kept(log, from, u64::MAX);
         ensure!(
             log.oldest() <= from && from <= to && to <= log.durable(),
             "the log holds LSN {} to {}",
@@ -181,7 +182,13 @@ impl Engine {
                 window.write(log.window_offset(at), part);
             }
         }
-        Ok(log.persist_stream(from, from + bytes.len() as u64)?)
+        log.persist_stream(from, from + bytes.len() as u64)?;
+        let (end, theirs) = (recover::survey(log).end.lsn, Lsn::new(theirs.durable_lsn));
+        ensure!(
+            end >= theirs,
+            "a peer has sent its log up to LSN {theirs}, but it is valid only up to {end}"
+        );
+        Ok(())
     }
 
     /// From where on a peer's log is needed here.
