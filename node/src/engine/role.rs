@@ -39,7 +39,7 @@ use crate::worker::Now;
 /// How long the link thread may take to close the window. It takes a moment, or something is very wrong.
 pub(super) const WINDOW_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How much of the log is read back in one go, in bytes: some 2 ms.
+/// How much of the log is read back in one go, in bytes: some 3 ms.
 const READ_BACK_LEN: u64 = 8 << 20;
 
 /// The node's role.
