@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{LINK_TROUBLE, wait_for_link};
@@ -238,9 +238,6 @@ fn guest_a_follower_whose_log_no_card_can_write_to_says_why_and_is_reached_over_
 
 /// Commits over which processor time is counted.
 const COMMITS: u64 = 10_000;
-/// For how long an idle follower is watched: it takes processor time as it goes by, and the slower the machine, the more of that falls
-/// into the commits.
-const IDLE: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "needs the guest: cargo xtask guest --suite"]
@@ -250,10 +247,6 @@ fn guest_durability_in_apm_takes_less_than_a_hundredth_of_the_leaders_processor_
     let mut client = leader.client();
     client.expect_ok(&format!("SET counted {}", "x".repeat(256)));
     follower.client().expect_ok("DEBUG SET-REPLAY 0");
-    let idle_before = processor_time_ns(follower);
-    std::thread::sleep(IDLE);
-    let idle = Duration::from_nanos(processor_time_ns(follower) - idle_before);
-    let began = Instant::now();
     let before = [processor_time_ns(leader), processor_time_ns(follower)];
     let committed =
         |node: &Server| node.info("farkeep", "farkeep_transactions_total").parse::<u64>().unwrap();
@@ -263,16 +256,12 @@ fn guest_durability_in_apm_takes_less_than_a_hundredth_of_the_leaders_processor_
         let reply = client.words(&format!("SETRANGE counted 0 {number:0256}"));
         assert_eq!(reply.int(), Some(256), "{reply:?}");
     }
-    let (after, took) = ([processor_time_ns(leader), processor_time_ns(follower)], began.elapsed());
+    let after = [processor_time_ns(leader), processor_time_ns(follower)];
     assert!(committed(leader) - first >= COMMITS);
     assert_eq!(fabrics(&pair), ["rdma", "rdma"]);
     let [of_leader, of_follower] = [0, 1].map(|node| Duration::from_nanos(after[node] - before[node]));
-    let idle = idle.mul_f64(took.as_secs_f64() / IDLE.as_secs_f64());
-    let found = format!(
-        "{COMMITS} commits in {took:?}: the leader took {of_leader:?}, the follower {of_follower:?}, idle {idle:?}"
-    );
-    println!("{found}");
-    assert!(of_follower.saturating_sub(idle) < of_leader / 100, "{found}");
+    println!("{COMMITS} commits: the leader took {of_leader:?}, the follower {of_follower:?}");
+    assert!(of_follower < of_leader / 100, "the leader took {of_leader:?}, the follower {of_follower:?}");
     follower.client().expect_ok("DEBUG SET-REPLAY 1");
     pair.wait_until_applied();
 }
