@@ -13,7 +13,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use farkeep_core::heap::ImageSource;
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_core::lsn::Lsn;
 use farkeep_fabric::tcp::Burst;
@@ -417,7 +416,7 @@ impl Link {
         let mut spare = Spare::default();
         let steps = (0..image_len).step_by(RESERVED_AT_ONCE as usize);
         for len in steps.map(|at| image_len.min(at + RESERVED_AT_ONCE)) {
-            if let Err(error) = spare.run(|| self.node.image.grow_to(len)) {
+            if let Err(error) = spare.run(|| self.node.image.reserve(len)) {
                 tracing::debug!(%error, len, "the image could not be allocated ahead of a sync");
                 return;
             }

@@ -4,7 +4,8 @@
 //! The *private* mapping is a leader's working view: it reads through to the image, and a store copies the page into
 //! DRAM. Address space is reserved once, for the longest image there may be, by mapping beyond the file's end, so
 //! growing moves no byte. Space is allocated before anybody may touch it, so a full file system is an error and not
-//! a SIGBUS. On tmpfs it is allocated in huge pages, as long as they are cheaper than what they replace.
+//! a SIGBUS. On tmpfs it is allocated in huge pages, as long as they are cheaper than what they replace: a kernel that
+//! gets its memory from a host may take milliseconds for one, but twice as long for 512 common ones.
 //!
 //! A crash loses the private mapping entirely. Of the shared one it leaves what was persisted, and of the rest any
 //! part; replaying from the checkpoint puts that right.
@@ -30,7 +31,8 @@ use crate::sched::processor_time;
 const GROW_STEP_MIN: u64 = 256 << 10;
 const GROW_STEP_MAX: u64 = 64 << 20;
 
-/// A huge page that takes longer than this is dearer than the 512 it replaces, which take half of it.
+/// A huge page that takes longer than this is dearer than the 512 it replaces, as long as nothing else is known of them: where memory is
+/// at hand they take half of it.
 const HUGE_PAGE_TIME_MAX: Duration = Duration::from_millis(2);
 /// So many blocks are left alone after one that did not come cheap, twice as many after the next, and so on up to a bound.
 const PATIENCE_MIN: u64 = 8;
@@ -44,29 +46,61 @@ struct HugePages {
     skipped: u64,
     /// ... and how many the next time.
     patience: u64,
+    /// What the last block of common pages has taken until they were in memory.
+    common: Option<Duration>,
+}
+
+/// What the space is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Bytes that may be stored some day.
+    Growth,
+    /// Bytes that will all be stored at once, so that every page is going to be brought into memory anyway.
+    Filling,
 }
 
 impl HugePages {
     /// Allocates blocks of the image between `from` and `to` as a huge page each. Says whether that is possible at all here.
-    fn allocate(&mut self, image: &Region, from: u64, to: u64) -> bool {
+    fn allocate(&mut self, image: &Region, from: u64, to: u64, need: Need) -> bool {
         let block_len = HUGE_PAGE_LEN as u64;
         let blocks = from.next_multiple_of(block_len)..to - to % block_len;
         for at in blocks.step_by(HUGE_PAGE_LEN) {
-            if !self.is_worth_it() {
-                continue;
+            let mut is_there = false;
+            let may_compare = need == Need::Growth || self.common.is_some();
+            if may_compare && self.is_worth_it() {
+                let began = processor_time();
+                // A page that is there and ends the block is what `collapse` wants.
+                let last = at + block_len - PAGE_LEN;
+                let done = fallocate(&**image.file(), FallocateFlags::empty(), last, PAGE_LEN)
+                    .map_err(io::Error::from)
+                    .and_then(|()| image.collapse(at));
+                match done {
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => return false,
+                    done => is_there = done.is_ok(),
+                }
+                self.learn(is_there && self.is_cheap(processor_time() - began));
             }
-            let began = processor_time();
-            // A page that is there and ends the block is what `collapse` wants.
-            let last = at + block_len - PAGE_LEN;
-            let done = fallocate(&**image.file(), FallocateFlags::empty(), last, PAGE_LEN)
-                .map_err(io::Error::from)
-                .and_then(|()| image.collapse(at));
-            match done {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return false,
-                done => self.learn(done.is_ok() && processor_time() - began <= HUGE_PAGE_TIME_MAX),
+            if need == Need::Filling && !is_there {
+                self.bring_in_common(image, at);
             }
         }
         true
+    }
+
+    /// Allocates a block in common pages, brings them into memory and notes what that takes. What fails is left to others.
+    fn bring_in_common(&mut self, image: &Region, at: u64) {
+        let began = processor_time();
+        let done = fallocate(&**image.file(), FallocateFlags::empty(), at, HUGE_PAGE_LEN as u64)
+            .map_err(io::Error::from)
+            .and_then(|()| image.populate(at, HUGE_PAGE_LEN));
+        if done.is_ok() {
+            self.common = Some(processor_time() - began);
+        }
+    }
+
+    /// Whether a huge page that took so long is no dearer than what it replaces.
+    fn is_cheap(&self, took: Duration) -> bool {
+        took <= self.common.unwrap_or(HUGE_PAGE_TIME_MAX)
     }
 
     /// Whether to ask for one for the next block.
@@ -173,9 +207,15 @@ impl Image {
     }
 
     /// Makes the file reach from `from` to `to`, with space for every byte, and says how far it reaches then. An error leaves it as it was.
-    fn allocate(&self, huge_pages: &mut Option<HugePages>, from: u64, to: u64) -> io::Result<u64> {
+    fn allocate(
+        &self,
+        huge_pages: &mut Option<HugePages>,
+        from: u64,
+        to: u64,
+        need: Need,
+    ) -> io::Result<u64> {
         let file = &**self.shared.file();
-        if huge_pages.as_mut().is_some_and(|asked| !asked.allocate(&self.shared, from, to)) {
+        if huge_pages.as_mut().is_some_and(|asked| !asked.allocate(&self.shared, from, to, need)) {
             *huge_pages = None;
         }
         match fallocate(file, FallocateFlags::empty(), from, to - from) {
@@ -185,6 +225,38 @@ impl Image {
                 Err(error.into())
             }
         }
+    }
+
+    /// As [`ImageSource::grow_to`], for somebody who is about to store every byte up to there. On tmpfs that brings the pages
+    /// into memory, as huge ones or as common ones, whichever takes less here.
+    pub fn reserve(&self, len: u64) -> io::Result<()> {
+        self.reach(len, Need::Filling)
+    }
+
+    /// Makes at least `len` bytes usable.
+    fn reach(&self, len: u64, need: Need) -> io::Result<()> {
+        if len <= self.allocated() {
+            return Ok(());
+        }
+        // Others may grow it too, or clear it.
+        let mut growing = self.lock_growing();
+        let allocated = self.allocated();
+        if len <= allocated {
+            return Ok(());
+        }
+        if len > self.shared.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("an image of {len} bytes in an address space of {} bytes", self.shared.len()),
+            ));
+        }
+        let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
+        let generous = len.next_multiple_of(step).min(self.shared.len());
+        // Where there is not enough for a whole step there may still be enough for what is needed.
+        let mut allocate = |to| self.allocate(&mut growing, allocated, to, need);
+        let reached = allocate(generous).or_else(|_| allocate(len))?;
+        self.allocated.fetch_max(reached, Ordering::AcqRel);
+        Ok(())
     }
 
     /// How bytes get persistent here.
@@ -218,28 +290,7 @@ impl ImageSource for Image {
     }
 
     fn grow_to(&self, len: u64) -> io::Result<()> {
-        if len <= self.allocated() {
-            return Ok(());
-        }
-        // Others may grow it too, or clear it.
-        let mut growing = self.lock_growing();
-        let allocated = self.allocated();
-        if len <= allocated {
-            return Ok(());
-        }
-        if len > self.max_len() {
-            return Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!("an image of {len} bytes in an address space of {} bytes", self.max_len()),
-            ));
-        }
-        let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
-        let generous = len.next_multiple_of(step).min(self.max_len());
-        // Where there is not enough for a whole step there may still be enough for what is needed.
-        let mut allocate = |to| self.allocate(&mut growing, allocated, to);
-        let reached = allocate(generous).or_else(|_| allocate(len))?;
-        self.allocated.fetch_max(reached, Ordering::AcqRel);
-        Ok(())
+        self.reach(len, Need::Growth)
     }
 
     fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
@@ -252,6 +303,8 @@ impl ImageSource for Image {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::pmem::domain::{Durability, detect};
 
@@ -276,7 +329,8 @@ mod tests {
             {
                 let image = image(&file);
                 for len in [300 << 10, 5 * MIB, 9 * MIB + 1, 37 * MIB] {
-                    image.grow_to(len).unwrap();
+                    let need = if len == 9 * MIB + 1 { Need::Filling } else { Need::Growth };
+                    image.reach(len, need).unwrap();
                     assert!(image.allocated() >= len);
                     assert!(has_space_for_all(&file), "{dir}: {len}");
                     assert_eq!(file.metadata().unwrap().len(), image.allocated());
@@ -307,6 +361,35 @@ mod tests {
         let answers = [true, false, false, false, true, false];
         assert_eq!(answers.map(&mut left_alone), [0, 8, 16, 32, 0, 8]);
         assert_eq!([false; 9].map(left_alone)[8], PATIENCE_MAX);
+    }
+
+    #[test]
+    fn a_huge_page_is_compared_with_what_common_ones_take_where_that_is_known() {
+        let knowing = |common| HugePages { common, ..HugePages::default() };
+        let ms = Duration::from_millis;
+        assert!(knowing(None).is_cheap(ms(1)) && !knowing(None).is_cheap(ms(3)));
+        assert!(knowing(Some(ms(6))).is_cheap(ms(3)), "a host takes longer for 512 pages");
+        assert!(!knowing(Some(ms(1))).is_cheap(ms(2)), "memory is at hand, but not in one piece");
+    }
+
+    #[test]
+    fn what_is_reserved_takes_no_page_faults_any_more() {
+        // An entry of 8 bytes for each page, of which the highest bit says that the page is mapped.
+        fn mapped(image: &Image, pages: std::ops::Range<u64>) -> u64 {
+            let first = image.region().base_address().addr().get() as u64 / PAGE_LEN + pages.start;
+            let mut entries = vec![0; (pages.end - pages.start) as usize * 8];
+            File::open("/proc/self/pagemap").unwrap().read_exact_at(&mut entries, first * 8).unwrap();
+            entries.chunks(8).map(|entry| u64::from(entry[7] >> 7)).sum()
+        }
+        let Ok(file) = tempfile::tempfile_in("/dev/shm") else { return };
+        let file = Arc::new(file);
+        let image = image(&file);
+        image.grow_to(4 * MIB).unwrap();
+        image.reserve(12 * MIB).unwrap();
+        let pages = 4 * MIB / PAGE_LEN..12 * MIB / PAGE_LEN;
+        assert_eq!(mapped(&image, pages.clone()), pages.end - pages.start);
+        assert!(image.growing.lock().unwrap().as_ref().is_none_or(|learnt| learnt.common.is_some()));
+        assert!(has_space_for_all(&file));
     }
 
     #[test]
