@@ -562,6 +562,16 @@ impl Follower {
         Action::Send(Body::Status(Status { session: session.number, progress: progress.message() }))
     }
 
+    /// What the owner carries out takes long, and nobody listens to the leader meanwhile: it counts as heard, and is told that this node is
+    /// alive. Nothing outside of a session.
+    pub fn busy(&mut self, now_ms: u64) -> Vec<Action> {
+        self.heard(now_ms);
+        match self.state {
+            State::Following(_) => vec![self.status(now_ms)],
+            _ => Vec::new(),
+        }
+    }
+
     /// The log validates up to `durable`, the end of a transaction, and its records say that `committed` is committed.
     /// Panics if `durable` goes back.
     pub fn scanned(&mut self, durable: Lsn, committed: Lsn) {

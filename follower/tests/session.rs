@@ -168,6 +168,18 @@ fn a_silent_leader_is_given_up_and_a_heartbeat_is_answered() {
 }
 
 #[test]
+fn a_busy_follower_is_alive_and_does_not_take_its_leader_for_silent() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
+    assert_eq!(follower.busy(0), [], "there is nobody to tell");
+    join(&mut follower, welcome(history, 100, 0));
+    let told = follower.busy(2500);
+    assert!(matches!(told[..], [Action::Send(Body::Status(status))] if status.session == 77), "{told:?}");
+    assert!(matches!(&follower.tick(5499)[..], [] | [Action::Send(Body::Status(_))]));
+    assert!(follower.tick(5500).contains(&Action::Disconnect));
+}
+
+#[test]
 fn progress_is_reported_without_being_asked() {
     let history = vec![reign(1, 1, 0)];
     let mut follower = follower(history.clone(), progress(0, 0, 0, 100));

@@ -343,6 +343,17 @@ fn a_silent_follower_is_dropped_and_a_living_one_gets_heartbeats() {
 }
 
 #[test]
+fn a_follower_that_takes_long_to_get_ready_is_kept_as_long_as_it_says_that_it_is_alive() {
+    let mut leader = with_sync(1);
+    let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer(), || None) else { panic!() };
+    leader.status(2900, id, &Status::default()).unwrap();
+    assert_eq!(dropped(leader.tick(5800)), []);
+    assert!(leader.can_write().is_err(), "it is not ready");
+    leader.ready(5801, id).unwrap();
+    leader.can_write().unwrap();
+}
+
+#[test]
 fn a_node_that_joins_again_replaces_its_session() {
     let mut leader = with_sync(1);
     let old = join(&mut leader, 2, 1032);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_core::lsn::Lsn;
 use farkeep_fabric::tcp::Burst;
@@ -43,10 +43,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const BRISK_TICK: Duration = Duration::from_millis(1);
 /// Longest wait for the engine before it is asked whether there is still a reason.
 const ENGINE_PATIENCE: Duration = Duration::from_millis(1);
-/// Bytes of an image that are allocated in one go before a delta sync: some milliseconds' work.
-const RESERVED_AT_ONCE: u64 = 16 << 20;
-/// To allocate is so much less work than all that a sync does with a byte.
+/// Bytes of an image that are allocated and brought into memory in one go before a delta sync: some milliseconds' work.
+const RESERVED_AT_ONCE: u64 = 4 << 20;
+/// To allocate memory and touch it is so much less work than all that a sync does with a byte, as long as no host has to find it first.
 const RESERVING_IS_LESS_BY: u64 = 4;
+/// How often a leader hears that this node is alive while it is busy: less than the shortest deadline there is.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Sleep without a leader to follow.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -282,11 +284,17 @@ impl Link {
             if let Some(engine) = self.node.engine.try_lock_for(ENGINE_PATIENCE) {
                 return Ok(engine);
             }
-            let wanted = self.node.followership().as_ref().and_then(Followership::wanted);
-            if wanted.is_none() || wanted != self.leader {
-                bail!("this node does not follow any more");
-            }
+            self.check_wanted()?;
         }
+    }
+
+    /// Fails once this node is to follow somebody else than this link is with, or nobody.
+    fn check_wanted(&self) -> Result<()> {
+        let wanted = self.node.followership().as_ref().and_then(Followership::wanted);
+        if wanted.is_none() || wanted != self.leader {
+            bail!("this node does not follow any more");
+        }
+        Ok(())
     }
 
     fn look_after_windows(&mut self) {
@@ -398,7 +406,7 @@ impl Link {
             }
             change => {
                 if let Action::BeginSync { begin, .. } = &change {
-                    self.reserve(begin.image_len);
+                    self.reserve(begin.image_len)?;
                 }
                 self.engine()?.change_follower_log(&self.node, change)?;
             }
@@ -406,22 +414,32 @@ impl Link {
         Ok(())
     }
 
-    /// Allocates the image that a delta sync is about to fill, beside whatever else this machine does. If there is not enough space,
-    /// nothing is, and the sync finds that.
-    fn reserve(&self, image_len: u64) {
+    /// Allocates the image that a delta sync is about to fill and brings it into memory, beside whatever else this machine does. That
+    /// may take long, so the leader is told now and then that this node is alive. If there is not enough space, nothing is, and the
+    /// sync finds that.
+    fn reserve(&mut self, image_len: u64) -> Result<()> {
         let free = statvfs(&self.node.config().pool).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
         if image_len.saturating_sub(self.node.image.allocated()) > free {
-            return;
+            return Ok(());
         }
         let mut spare = Spare::default();
+        let mut told = Instant::now();
         let steps = (0..image_len).step_by(RESERVED_AT_ONCE as usize);
         for len in steps.map(|at| image_len.min(at + RESERVED_AT_ONCE)) {
             if let Err(error) = spare.run(|| self.node.image.reserve(len)) {
                 tracing::debug!(%error, len, "the image could not be allocated ahead of a sync");
-                return;
+                return Ok(());
             }
             spare.covered(RESERVED_AT_ONCE / RESERVING_IS_LESS_BY);
+            if told.elapsed() >= ALIVE_INTERVAL {
+                ensure!(!self.node.stopping.load(Ordering::Acquire), "this node stops");
+                self.check_wanted()?;
+                let actions = self.with_machine(Follower::busy);
+                self.carry_out(actions);
+                told = Instant::now();
+            }
         }
+        Ok(())
     }
 
     fn send(&mut self, body: Body) -> Result<()> {

@@ -26,7 +26,7 @@ use super::mem::Mem;
 use crate::heap::{ImageSource, PAGE_LEN};
 use crate::sched::processor_time;
 
-/// Space is allocated in steps of a sixteenth of the image, within these bounds, so that a growing image makes few
+/// A growing image gets space in steps of a sixteenth of it, within these bounds, so that a large one makes few
 /// system calls and a small one stays small.
 const GROW_STEP_MIN: u64 = 256 << 10;
 const GROW_STEP_MAX: u64 = 64 << 20;
@@ -250,7 +250,10 @@ impl Image {
                 format!("an image of {len} bytes in an address space of {} bytes", self.shared.len()),
             ));
         }
-        let step = (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX);
+        let step = match need {
+            Need::Growth => (allocated / 16).next_power_of_two().clamp(GROW_STEP_MIN, GROW_STEP_MAX),
+            Need::Filling => PAGE_LEN,
+        };
         let generous = len.next_multiple_of(step).min(self.shared.len());
         // Where there is not enough for a whole step there may still be enough for what is needed.
         let mut allocate = |to| self.allocate(&mut growing, allocated, to, need);
