@@ -45,8 +45,6 @@ const BRISK_TICK: Duration = Duration::from_millis(1);
 const ENGINE_PATIENCE: Duration = Duration::from_millis(1);
 /// Bytes of an image that are allocated and brought into memory in one go before a delta sync: some milliseconds' work.
 const RESERVED_AT_ONCE: u64 = 4 << 20;
-/// To allocate memory and touch it is so much less work than all that a sync does with a byte, as long as no host has to find it first.
-const RESERVING_IS_LESS_BY: u64 = 4;
 /// How often a leader hears that this node is alive while it is busy: less than the shortest deadline there is.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Sleep without a leader to follow.
@@ -430,7 +428,7 @@ impl Link {
                 tracing::debug!(%error, len, "the image could not be allocated ahead of a sync");
                 return Ok(());
             }
-            spare.covered(RESERVED_AT_ONCE / RESERVING_IS_LESS_BY);
+            spare.covered(RESERVED_AT_ONCE);
             if told.elapsed() >= ALIVE_INTERVAL {
                 ensure!(!self.node.stopping.load(Ordering::Acquire), "this node stops");
                 self.check_wanted()?;
