@@ -432,8 +432,9 @@ impl Link {
             if told.elapsed() >= ALIVE_INTERVAL {
                 ensure!(!self.node.stopping.load(Ordering::Acquire), "this node stops");
                 self.check_wanted()?;
-                let actions = self.with_machine(Follower::busy);
-                self.carry_out(actions);
+                for action in self.with_machine(Follower::busy) {
+                    self.act(action)?;
+                }
                 told = Instant::now();
             }
         }

@@ -619,6 +619,8 @@ fn a_follower_that_does_not_know_its_peers_is_not_promoted_and_says_so() {
         event["kind"] == "role" && event["text"].as_str().is_some_and(|text| text.contains(why))
     };
     assert!(events.as_array().is_some_and(|events| events.iter().any(says_why)), "{events}");
-    let status = http::get(port, "/api/v1/status").json();
+    let ask = || http::get(port, "/api/v1/status");
+    wait::until("the first look at the node", || ask().status == 200);
+    let status = ask().json();
     assert!(status["last_failover"].is_null(), "there was none: {status}");
 }

@@ -227,8 +227,8 @@ impl Image {
         }
     }
 
-    /// As [`ImageSource::grow_to`], for somebody who is about to store every byte up to there. On tmpfs that brings the pages
-    /// into memory, as huge ones or as common ones, whichever takes less here.
+    /// As [`ImageSource::grow_to`], for somebody who is about to store every byte up to there. On tmpfs, where the kernel can
+    /// make huge pages of it (Linux since 6.1), that brings the pages into memory, as huge ones or as common ones, whichever takes less here.
     pub fn reserve(&self, len: u64) -> io::Result<()> {
         self.reach(len, Need::Filling)
     }
@@ -331,8 +331,13 @@ mod tests {
             let mut expected = Vec::new();
             {
                 let image = image(&file);
-                for len in [300 << 10, 5 * MIB, 9 * MIB + 1, 37 * MIB] {
-                    let need = if len == 9 * MIB + 1 { Need::Filling } else { Need::Growth };
+                let steps = [
+                    (300 << 10, Need::Growth),
+                    (5 * MIB, Need::Growth),
+                    (9 * MIB + 1, Need::Filling),
+                    (37 * MIB, Need::Growth),
+                ];
+                for (len, need) in steps {
                     image.reach(len, need).unwrap();
                     assert!(image.allocated() >= len);
                     assert!(has_space_for_all(&file), "{dir}: {len}");
