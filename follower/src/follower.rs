@@ -354,6 +354,10 @@ impl Follower {
     }
 
     /// A message came on the control channel. `None` stands for a kind that this build does not know.
+    ///
+    /// What had arrived in the log by then must have been [`scanned`](Follower::scanned) before a heartbeat is handed over. The leader counts
+    /// what one-sided writes have made persistent here without asking anybody, so if that does not validate, the session is over:
+    /// the next one begins where the log ends and fills it.
     pub fn message(&mut self, now_ms: u64, body: Option<Body>) -> Vec<Action> {
         match (&mut self.state, body) {
             (State::Joining { .. }, Some(Body::Welcome(welcome))) => self.welcomed(now_ms, &welcome),
@@ -370,6 +374,13 @@ impl Follower {
             {
                 session.last_heard_ms = now_ms;
                 self.book.told(Lsn::new(heartbeat.committed_lsn));
+                let (durable, flushed) = (self.progress().durable, heartbeat.flushed_lsn);
+                if Lsn::new(flushed) > durable {
+                    let why = format!(
+                        "the log validates up to durable_lsn {durable} only, and the leader has flushed it up to {flushed}"
+                    );
+                    return self.disconnected(now_ms, &why);
+                }
                 vec![self.status(now_ms)]
             }
             (State::Following(session), Some(Body::TryRdma(request)))

@@ -153,7 +153,8 @@ fn a_silent_leader_is_given_up_and_a_heartbeat_is_answered() {
     let history = vec![reign(1, 1, 0)];
     let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
     join(&mut follower, welcome(history, 100, 0));
-    let beat = Heartbeat { session: 77, epoch: 1, appended_lsn: 100, committed_lsn: 100 };
+    let beat =
+        Heartbeat { session: 77, epoch: 1, appended_lsn: 100, committed_lsn: 100, ..Heartbeat::default() };
     assert!(matches!(
         &follower.message(2000, Some(Body::Heartbeat(beat)))[..],
         [Action::Send(Body::Status(_))]
@@ -165,6 +166,27 @@ fn a_silent_leader_is_given_up_and_a_heartbeat_is_answered() {
         &follower.tick(5000)[..],
         [Action::CloseWindow, Action::Disconnect, Action::SessionLost(_)]
     ));
+}
+
+#[test]
+fn a_log_that_lacks_what_its_leader_has_flushed_ends_the_session() {
+    let history = vec![reign(1, 1, 0)];
+    let mut follower = follower(history.clone(), progress(0, 0, 0, 100));
+    join(&mut follower, welcome(history, 100, 0));
+    let mut beat = |flushed_lsn, scanned| {
+        follower.scanned(Lsn::new(scanned), Lsn::ZERO);
+        let beat = Heartbeat { session: 77, epoch: 1, flushed_lsn, ..Heartbeat::default() };
+        follower.message(0, Some(Body::Heartbeat(beat)))
+    };
+    for (flushed, scanned) in [(0, 100), (150, 150), (150, 200)] {
+        let actions = beat(flushed, scanned);
+        assert!(matches!(&actions[..], [Action::Send(Body::Status(_))]), "{flushed} {scanned}: {actions:?}");
+    }
+    let actions = beat(201, 200);
+    let [Action::CloseWindow, Action::Disconnect, Action::SessionLost(why)] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert!(why.contains("up to durable_lsn 200 only") && why.ends_with("up to 201"), "{why}");
 }
 
 #[test]

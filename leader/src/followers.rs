@@ -105,6 +105,8 @@ pub struct FollowerEntry {
     pub last_heard_ms: u64,
     /// Everything before it has been flushed in this session, or was durable before it.
     pub(crate) flushed: Lsn,
+    /// The last end of a transaction that has been flushed in this session: so far the follower must find its log to be valid.
+    pub(crate) flushed_end: Lsn,
     pub(crate) last_heartbeat_ms: u64,
     /// Set while it holds the ring back.
     pub(crate) holding: Option<Holding>,

@@ -590,6 +590,7 @@ impl Leader {
             fabric_reason: fabric_reason.clone(),
             shipped: from,
             flushed: from,
+            flushed_end: Lsn::ZERO,
             durable: from,
             applied,
             checkpoint,
@@ -706,6 +707,9 @@ impl Leader {
             last = Some(posted);
             follower.posted.pop_front();
             follower.flushed = posted.to;
+            if posted.transaction_end {
+                follower.flushed_end = posted.to;
+            }
         }
         while let Some(&PostedChunk { ticket, slot }) = follower.posted_chunks.front()
             && ticket <= completion.ticket

@@ -343,6 +343,30 @@ fn a_silent_follower_is_dropped_and_a_living_one_gets_heartbeats() {
 }
 
 #[test]
+fn a_heartbeat_says_up_to_which_transaction_a_followers_log_is_flushed() {
+    let mut leader = with_sync(1);
+    let id = join(&mut leader, 2, 1032);
+    let mut now_ms = 0;
+    let mut flushed = |leader: &mut Leader| {
+        now_ms += 500;
+        let actions = leader.tick(now_ms);
+        let [Action::Send(_, Body::Heartbeat(beat))] = &actions[..] else { panic!("{actions:?}") };
+        beat.flushed_lsn
+    };
+    assert_eq!(flushed(&mut leader), 0, "nothing has been flushed in this session");
+    append(&mut leader, 2000);
+    ship(&mut leader, id, 1).unwrap();
+    assert_eq!(flushed(&mut leader), 2000);
+    // A piece of a transaction, which the follower cannot read yet.
+    append(&mut leader, 3000);
+    leader.posted(id, Lsn::new(2500), Ticket::new(2));
+    leader.completed(0, id, Completion { ticket: Ticket::new(2), reported: None }).unwrap();
+    assert_eq!((leader.follower(id).unwrap().durable, flushed(&mut leader)), (Lsn::new(2500), 2000));
+    ship(&mut leader, id, 3).unwrap();
+    assert_eq!(flushed(&mut leader), 3000);
+}
+
+#[test]
 fn a_follower_that_takes_long_to_get_ready_is_kept_as_long_as_it_says_that_it_is_alive() {
     let mut leader = with_sync(1);
     let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer(), || None) else { panic!() };

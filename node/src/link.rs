@@ -553,6 +553,11 @@ impl Link {
                 _ => {}
             }
             let is_step = matches!(envelope.body, Some(Body::Chunk(_)));
+            if matches!(envelope.body, Some(Body::Heartbeat(_)))
+                && let Some(follows) = &mut *self.node.followership()
+            {
+                follows.look();
+            }
             let actions = self.with_machine(|machine, now_ms| machine.message(now_ms, envelope.body));
             self.carry_out(actions);
             if is_step {

@@ -318,6 +318,10 @@ pub struct Heartbeat {
     /// The leader's `committed_lsn`.
     #[prost(fixed64, tag = "4")]
     pub committed_lsn: u64,
+    /// An end of a transaction: this session has made the follower's log persistent up to there, so far as its leader can know. 0: no
+    /// such end yet, or a leader that does not say.
+    #[prost(fixed64, tag = "5")]
+    pub flushed_lsn: u64,
 }
 
 /// The follower is alive.

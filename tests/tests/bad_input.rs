@@ -7,6 +7,8 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use farkeep_proto::logfile::WINDOW_AT;
+use farkeep_proto::window::RING_AT;
 use farkeep_tests::load::Load;
 use farkeep_tests::mount::SmallFileSystem;
 use farkeep_tests::server::{StartFailure, scratch_dir};
@@ -280,6 +282,33 @@ fn a_flipped_bit_in_the_log_never_gives_wrong_data() {
         }
         fs::remove_dir_all(&copy).expect("our own directory");
     }
+}
+
+/// One-sided writes count although nobody has looked at what they brought. So the leader says now and then how much that is.
+#[test]
+fn a_follower_whose_log_is_damaged_before_it_reads_it_is_sent_it_again() {
+    let builder = || ServerBuilder::farkeep().args("--fabric shm --log-size 16mb");
+    let mut pair = Pair::with(builder(), builder()).expect_link_trouble();
+    let mut client = pair.leader.client();
+    client.expect_ok("SET before damage");
+    pair.wait_until_applied();
+    let end: u64 = pair.leader.info("farkeep", "farkeep_appended_lsn").parse().expect("a number");
+    // Its memory takes the record, its processor does not see it.
+    pair.follower.freeze();
+    assert!(client.command(&["SET", "key", &"v".repeat(200)]).is_ok());
+    flip_bit(&pair.follower.pool().join("log"), WINDOW_AT + RING_AT + end + 100, 3);
+    pair.follower.thaw();
+    pair.wait_until_applied();
+    assert_eq!(pair.follower.client().words("GET key").text(), Some("v".repeat(200)));
+    assert!(pair.follower.log().contains(&format!("the log validates up to durable_lsn {end} only")));
+    // What counts for a commit from here on is whole.
+    client.expect_ok("SET after damage");
+    pair.leader.kill();
+    let mut client = pair.follower.client();
+    client.expect_ok("CONFIG SET sync-followers 0");
+    client.expect_ok("REPLICAOF NO ONE");
+    assert_eq!(client.words("GET after").text(), Some("damage".to_owned()));
+    assert_eq!(client.words("GET key").text(), Some("v".repeat(200)));
 }
 
 /// Writes until one is refused; returns the refusal and how many writes went in.

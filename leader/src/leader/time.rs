@@ -27,12 +27,14 @@ impl Leader {
             epoch: self.epoch.get(),
             appended_lsn: self.appended.get(),
             committed_lsn: self.committed().get(),
+            flushed_lsn: 0,
         };
         for follower in self.followers.values_mut() {
             if now_ms.saturating_sub(follower.last_heartbeat_ms) >= self.config.heartbeat_ms {
                 follower.last_heartbeat_ms = now_ms;
-                let session = follower.id.session();
-                actions.push(Action::Send(follower.id, Body::Heartbeat(Heartbeat { session, ..beat })));
+                let (session, flushed_lsn) = (follower.id.session(), follower.flushed_end.get());
+                let beat = Heartbeat { session, flushed_lsn, ..beat };
+                actions.push(Action::Send(follower.id, Body::Heartbeat(beat)));
             }
         }
         for (id, reason) in self.silent(now_ms) {

@@ -426,6 +426,20 @@ impl Cluster {
             let decoded = control::decode(&following.inbox).expect("nobody garbles messages");
             let Some((envelope, consumed)) = decoded else { break };
             following.inbox.drain(..consumed);
+            if let Some(Body::Heartbeat(heartbeat)) = &envelope.body {
+                let node = &mut self.nodes[index];
+                node.scan();
+                let Role::Following(following) = &node.role else { return };
+                let (session, durable) =
+                    (following.machine.standing().session, following.machine.progress().durable);
+                // Nothing damages a log here.
+                assert!(
+                    node.dark() || heartbeat.session != session || heartbeat.flushed_lsn <= durable.get(),
+                    "node {index}: its log is flushed up to {} and valid up to {durable}",
+                    heartbeat.flushed_lsn
+                );
+            }
+            let Role::Following(following) = &mut self.nodes[index].role else { return };
             let actions = following.machine.message(now, envelope.body);
             self.carry_out(index, actions);
         }
