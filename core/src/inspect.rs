@@ -107,6 +107,9 @@ impl fmt::Display for Report {
             writeln!(f, "log ends        {}", survey.stop)?;
         }
         writeln!(f, "promised epoch  {}", state.promised)?;
+        if state.followed.get() > 0 {
+            writeln!(f, "followed epoch  {}", state.followed)?;
+        }
         for reign in state.history.reigns() {
             writeln!(f, "epoch {:<9} from LSN {}, replid {}", reign.epoch, reign.start, reign.replid)?;
         }

@@ -81,10 +81,15 @@ impl Epoch {
         self.0
     }
 
+    /// How many promotions came before, as far as whoever began it knew.
+    pub const fn promotions(self) -> u32 {
+        self.0 >> 16
+    }
+
     /// The first epoch of the next promotion. Panics on overflow.
     #[track_caller]
     pub fn next_promotion(self) -> Epoch {
-        let promotions = (self.0 >> 16).checked_add(1).filter(|&count| count <= 0xffff);
+        let promotions = self.promotions().checked_add(1).filter(|&count| count <= 0xffff);
         Epoch(promotions.expect("an epoch overflowed 32 bits") << 16)
     }
 
@@ -98,7 +103,7 @@ impl Epoch {
 /// `promotions.restarts`: two numbers that people can compare, where the one number is 65536 after the first promotion.
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}", self.0 >> 16, self.0 & 0xffff))
+        f.pad(&format!("{}.{}", self.promotions(), self.0 & 0xffff))
     }
 }
 

@@ -264,6 +264,9 @@ pub struct LeaderOptions {
     pub new_dataset_id: Option<[u8; 16]>,
     /// The reign's epoch must be at least this one.
     pub epoch_min: Epoch,
+    /// Somebody who knows what the others hold has made this node the leader, so what it lacks is given up. Otherwise it leads because
+    /// its configuration says so.
+    pub promoted: bool,
     /// Lead even though committed records of this log are lost to damage.
     pub accept_loss: bool,
 }
@@ -271,7 +274,7 @@ pub struct LeaderOptions {
 impl LeaderOptions {
     /// Lead what the pool holds, or a new dataset.
     pub fn new(replid: Replid, new_dataset_id: Option<[u8; 16]>) -> LeaderOptions {
-        LeaderOptions { replid, new_dataset_id, epoch_min: Epoch::ZERO, accept_loss: false }
+        LeaderOptions { replid, new_dataset_id, epoch_min: Epoch::ZERO, promoted: false, accept_loss: false }
     }
 }
 
@@ -314,6 +317,9 @@ fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reig
     log.update_state(|state| {
         state.history = Arc::new(history);
         state.promised = epoch;
+        if options.promoted {
+            state.followed = Epoch::ZERO;
+        }
     })?;
     Ok(reign)
 }
@@ -459,6 +465,7 @@ pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverE
     truncate(log, end)?;
     log.update_state(|state| {
         state.promised = state.promised.max(history.epoch());
+        state.followed = history.epoch();
         state.history = Arc::new(history);
     })?;
     Ok(())
@@ -478,6 +485,8 @@ pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
     log.update_state(|state| {
         state.promised = state.promised.max(reign.epoch);
         if let Some(history) = EpochHistory::new(earlier) {
+            // Whose the earlier reign was is not known any more.
+            state.followed = history.epoch();
             state.history = Arc::new(history);
         }
     })?;
@@ -510,6 +519,7 @@ pub fn begin_sync(pool: &Pool, start: SyncStart) -> Result<(), RecoverError> {
     let history = Arc::new(history);
     log.update_state(|state| {
         state.promised = state.promised.max(history.epoch());
+        state.followed = history.epoch();
         (state.checkpoint, state.oldest, state.image_len) = (at, at.lsn, image_len);
         (state.mid_sync, state.sync_cursor) = (true, 0);
         state.history = history;

@@ -372,7 +372,7 @@ impl Follower {
             (State::Following(session), Some(Body::Heartbeat(heartbeat)))
                 if heartbeat.session == session.number =>
             {
-                session.last_heard_ms = now_ms;
+                self.heard(now_ms);
                 self.book.told(Lsn::new(heartbeat.committed_lsn));
                 let (durable, flushed) = (self.progress().durable, heartbeat.flushed_lsn);
                 if Lsn::new(flushed) > durable {
@@ -389,7 +389,7 @@ impl Follower {
                 vec![Action::TryRdma { session: request.session }]
             }
             (State::Following(session), Some(Body::Chunk(chunk))) if chunk.session == session.number => {
-                session.last_heard_ms = now_ms;
+                self.heard(now_ms);
                 self.chunk_step(now_ms, chunk)
             }
             (State::Following(session), Some(Body::Goodbye(goodbye)))
@@ -457,7 +457,6 @@ impl Follower {
             last_status_ms: now_ms,
             last_status: progress,
         });
-        self.failed_attempts = 0;
         self.last_error = None;
         actions
     }
@@ -576,11 +575,9 @@ impl Follower {
     /// What the owner carries out takes long, and nobody listens to the leader meanwhile: it counts as heard, and is told that this node is
     /// alive. Nothing outside of a session.
     pub fn busy(&mut self, now_ms: u64) -> Vec<Action> {
-        self.heard(now_ms);
-        match self.state {
-            State::Following(_) => vec![self.status(now_ms)],
-            _ => Vec::new(),
-        }
+        let State::Following(session) = &mut self.state else { return Vec::new() };
+        session.last_heard_ms = now_ms;
+        vec![self.status(now_ms)]
     }
 
     /// The log validates up to `durable`, the end of a transaction, and its records say that `committed` is committed.
@@ -600,6 +597,8 @@ impl Follower {
     pub fn heard(&mut self, now_ms: u64) {
         if let State::Following(session) = &mut self.state {
             session.last_heard_ms = now_ms;
+            // Whatever a session begins with has been done.
+            self.failed_attempts = 0;
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) struct Ours<'a> {
     pub(crate) history: &'a [Reign],
     /// The same, as the pool has it.
     pub(crate) past: &'a EpochHistory,
+    pub(crate) followed: Epoch,
     pub(crate) oldest: Lsn,
     pub(crate) checked: Lsn,
     pub(crate) appended: Lsn,
@@ -84,14 +85,15 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     // Without a remembered common reign nothing but the empty log is known to be common.
     let common = ours.past.common_point(ours.appended, &theirs, durable).unwrap_or(Lsn::ZERO);
 
+    // The record with which a reign begins is nobody's write: a leader that was ended before it took one has nothing to lose.
     let last = hello.history.last();
+    let has_only_begun =
+        last.is_some_and(|reign| reign.start_lsn == common.get() && durable == common + HEADER_LEN as u64);
+    let has_nothing_to_lose = durable <= common || has_only_begun || hello.replace_dataset;
     let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
     let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
     if followed > epoch || foreign_reign {
-        // The record with which a reign begins is nobody's write: a leader that was ended before it took one has nothing to lose.
-        let has_only_begun = last
-            .is_some_and(|reign| reign.start_lsn == common.get() && durable == common + HEADER_LEN as u64);
-        if durable <= common || has_only_begun || hello.replace_dataset {
+        if has_nothing_to_lose {
             return Decision::Renew { above: followed };
         }
         return refuse(
@@ -100,6 +102,18 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
                 "the follower has followed epoch {} and holds records up to LSN {durable} that this leader of epoch \
                  {} does not have (common up to {common}): this leader has been superseded",
                 Epoch::new(followed),
+                Epoch::new(epoch),
+            ),
+        );
+    }
+    let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
+    if !may_lose && let Some(why) = lacks_what_may_be_committed(ours, last, common, applied) {
+        return refuse(
+            RefuseReason::StaleLeader,
+            format!(
+                "the follower holds records up to LSN {durable} that this leader of epoch {} does not have (common up to \
+                 {common}), and {why}: have that node lead that holds the most, or give the follower's records up \
+                 (replace-dataset yes on it)",
                 Epoch::new(epoch),
             ),
         );
@@ -125,6 +139,31 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         return Decision::Resume { from: common, fabric, fabric_reason };
     };
     Decision::Sync { why: why_not, fabric, fabric_reason }
+}
+
+/// Why records that a follower has and this leader has not may have been acknowledged to somebody, if nobody has decided to give them
+/// up. A promotion is such a decision: whoever makes it has seen what the others hold.
+fn lacks_what_may_be_committed(
+    ours: &Ours<'_>,
+    last: Option<&Reign>,
+    common: Lsn,
+    applied: Lsn,
+) -> Option<String> {
+    let shared = last.filter(|reign| ours.history.contains(reign)).map(|reign| Epoch::new(reign.epoch));
+    if ours.followed > Epoch::ZERO && shared.is_none_or(|epoch| epoch <= ours.followed) {
+        return Some(format!(
+            "it leads because its configuration says so: it had followed epoch {} and was not promoted",
+            ours.followed
+        ));
+    }
+    // What was committed under a leader is durable on it, and only that gets into an image.
+    let epoch = Epoch::new(ours.history.last().map_or(0, |reign| reign.epoch));
+    let has_only_restarted = shared.is_some_and(|shared| shared.promotions() == epoch.promotions());
+    (applied > common && has_only_restarted).then(|| {
+        format!(
+            "they were committed up to LSN {applied}, as its image shows: this leader's pool is an older one"
+        )
+    })
 }
 
 /// The follower's first offer that is usable and that the leader can use too, and why the better ones are not.
@@ -188,11 +227,22 @@ mod tests {
     }
 
     fn decide_at(history: &[Reign], oldest: u64, appended: u64, hello: &Hello) -> Decision {
+        decide_having_followed(Epoch::ZERO, history, oldest, appended, hello)
+    }
+
+    fn decide_having_followed(
+        followed: Epoch,
+        history: &[Reign],
+        oldest: u64,
+        appended: u64,
+        hello: &Hello,
+    ) -> Decision {
         let identity = identity();
         let ours = Ours {
             identity: &identity,
             history,
             past: &history::from_message(history).unwrap(),
+            followed,
             oldest: Lsn::new(oldest),
             checked: Lsn::new(oldest),
             appended: Lsn::new(appended),
@@ -215,6 +265,7 @@ mod tests {
             identity: &identity,
             history: &history,
             past: &history::from_message(&history).unwrap(),
+            followed: Epoch::ZERO,
             oldest: Lsn::ZERO,
             checked: Lsn::ZERO,
             appended: Lsn::ZERO,
@@ -313,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_image_beyond_the_common_point_is_synced() {
-        let ours = [reign(1, 1, 0), reign(2, 2, 3000)];
+        let ours = [reign(1, 1, 0), reign(1 << 16, 2, 3000)];
         let decision = decide_at(&ours, 0, 5000, &hello(vec![reign(1, 1, 0)], 4000, 3500));
         assert_syncs(decision, "same only up to 3000");
     }
@@ -364,6 +415,45 @@ mod tests {
         let renewed = [reign(1, 1, 0), reign(3, 3, 5000)];
         let synced = decide_at(&renewed, 0, 5100, &hello(theirs, 4000, 3500));
         assert_syncs(synced, "same only up to 3000");
+    }
+
+    #[test]
+    fn a_leader_that_was_not_promoted_takes_no_records_away_from_those_it_had_followed() {
+        // It followed epoch 2 up to 3000, and was then started as a leader: epoch 3.
+        let ours = [reign(1, 1, 0), reign(2, 2, 2000), reign(3, 3, 3000)];
+        let decide =
+            |followed, hello: &Hello| decide_having_followed(Epoch::new(followed), &ours, 0, 5000, hello);
+        let ahead = hello(ours[..2].to_vec(), 4000, 1000);
+        assert_refused(decide(2, &ahead), RefuseReason::StaleLeader, "was not promoted");
+        // A reign that it has never heard of, and that was not promoted either.
+        let other = hello(vec![reign(1, 1, 0), reign(2, 7, 2500)], 4000, 1000);
+        assert_refused(decide(2, &other), RefuseReason::StaleLeader, "was not promoted");
+        // With a promotion in between it may.
+        assert!(matches!(decide(0, &ahead), Decision::Resume { from, .. } if from == Lsn::new(3000)));
+        // Those that hold no more, that are told to, or that have followed this very reign.
+        for willing in [
+            hello(ours[..2].to_vec(), 3000, 1000),
+            Hello { replace_dataset: true, ..ahead.clone() },
+            hello(ours.to_vec(), 5200, 1000),
+        ] {
+            assert!(matches!(decide(2, &willing), Decision::Resume { .. }), "{willing:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_has_only_restarted_lacks_nothing_that_was_committed() {
+        let restarted = Epoch::new(1).next_promotion().next();
+        let ours = [reign(1, 1, 0), reign(restarted.get(), 2, 2000), reign(restarted.next().get(), 3, 3000)];
+        // What nobody was told of may have been lost with the power, ...
+        let hello = |applied| hello(ours[..2].to_vec(), 4000, applied);
+        assert!(matches!(decide_at(&ours, 0, 5000, &hello(3000)), Decision::Resume { .. }));
+        // ... and what was told of may not: somebody has put an old copy of the pool in its place.
+        let decision = decide_at(&ours, 0, 5000, &hello(3500));
+        assert_refused(decision, RefuseReason::StaleLeader, "committed up to LSN 3500");
+        // A promotion may give it up.
+        let mut ours = ours.clone();
+        ours[2].epoch = restarted.next_promotion().get();
+        assert_syncs(decide_at(&ours, 0, 5000, &hello(3500)), "same only up to 3000");
     }
 
     #[test]

@@ -74,6 +74,8 @@ impl Default for Config {
 pub struct Start {
     /// All reigns of the log, this one last.
     pub history: Vec<Reign>,
+    /// The last reign that this node has followed and has not been promoted above since.
+    pub followed: Epoch,
     /// What recovery knows to be committed.
     pub committed: Lsn,
     /// The end of this reign's `EPOCH_START` record, which is also the end of the log.
@@ -274,6 +276,7 @@ pub struct Leader {
     identity: Identity,
     history: Vec<Reign>,
     past: EpochHistory,
+    followed: Epoch,
     epoch: Epoch,
     commit: CommitPoint,
     appended: Lsn,
@@ -303,6 +306,7 @@ impl Leader {
             identity,
             history: start.history,
             past,
+            followed: start.followed,
             epoch,
             commit,
             appended: start.established,
@@ -518,6 +522,7 @@ impl Leader {
             identity: &self.identity,
             history: &self.history,
             past: &self.past,
+            followed: self.followed,
             oldest: self.oldest(),
             checked: self.local.checked,
             appended: self.appended,

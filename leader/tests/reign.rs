@@ -27,6 +27,7 @@ fn leader(config: Config) -> Leader {
     };
     let start = Start {
         history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
+        followed: Epoch::ZERO,
         committed: Lsn::new(600),
         established: Lsn::new(1032),
         durable: Lsn::new(1032),

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use farkeep_core::heap::{Heap, RedoSink, View};
 use farkeep_core::log::Appender;
-use farkeep_core::lsn::Lsn;
+use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::Pool;
 use farkeep_keystore::{CommandError, Keystore, ReadCtx, WriteCtx, active_expire};
 use farkeep_leader::{ImageAt, Join, Leader, OnFollowerLoss, Peer};
@@ -75,8 +75,9 @@ pub struct Engine {
     handing_over: Option<HandingOver>,
     /// The peers are asked before this node is promoted, or were.
     mustering: Option<Muster>,
-    /// This node follows whom its own followers should follow as well: it has handed over.
-    moved: bool,
+    /// This node follows whom its own followers should follow as well: it has handed over, or was told by one that has. The reign that
+    /// has ended with that.
+    moved: Option<Epoch>,
     /// The bytes in use, which a crash leaves slightly off, are being counted again.
     recounting: bool,
     /// What has become of walks over the image.

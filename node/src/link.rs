@@ -349,6 +349,11 @@ impl Link {
         match action {
             Action::Connect => {
                 let leader = self.leader.clone().context("nobody to follow")?;
+                // It would only fill its log, and then the leader's: nobody gets room before this image has followed.
+                ensure!(
+                    !self.node.image_is_stuck.load(Ordering::Relaxed),
+                    "this node's image cannot grow: no space left where its pool lies"
+                );
                 let mut stream = connect(&leader, &self.node.config())?;
                 request(&mut stream, &[b"FARKEEP.REPLICATE"])?;
                 // It is read when there is something to read. The limit is for a stream that says so and has nothing.

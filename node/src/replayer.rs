@@ -17,6 +17,7 @@ use farkeep_proto::control::{ChunkOutcome, ChunkStep};
 use parking_lot::MutexGuard;
 
 use crate::engine::Engine;
+use crate::events::Level;
 use crate::node::Node;
 use crate::spare::Spare;
 
@@ -59,7 +60,13 @@ pub fn run(node: &Arc<Node>) {
             continue;
         }
         match step(node, &mut spare, idle_looks >= IDLE_LOOKS) {
-            Ok(Step::Worked) => idle_looks = 0,
+            Ok(Step::Worked) => {
+                idle_looks = 0;
+                if node.image_is_stuck.load(Ordering::Relaxed) {
+                    tracing::info!("the image follows the log again");
+                    node.image_is_stuck.store(false, Ordering::Relaxed);
+                }
+            }
             Ok(Step::NothingToDo) if idle_looks < IDLE_LOOKS => {
                 idle_looks += 1;
                 std::thread::sleep(PAUSE);
@@ -70,7 +77,14 @@ pub fn run(node: &Arc<Node>) {
                 node.replay.wait_idle(SYNC_SLEEP);
             }
             Err(error @ ReplayError::Grow { .. }) => {
-                tracing::error!(%error, "the image cannot follow the log; trying again");
+                if !node.image_is_stuck.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "the image cannot follow the log; trying again");
+                    node.events.note(
+                        Level::Critical,
+                        "pool",
+                        format!("the image cannot follow the log: {error}"),
+                    );
+                }
                 std::thread::sleep(SLEEP);
             }
             Err(error) => {

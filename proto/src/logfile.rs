@@ -103,8 +103,10 @@ pub struct RawState {
     pub image_len: U64,
     /// How many bytes of the image, from its beginning on, a delta sync has settled; 0 while none is under way.
     pub sync_cursor: U64,
+    /// The epoch of the last reign that this node has followed and has not been promoted above since; 0: none.
+    pub followed_epoch: U32,
     /// Zero.
-    pub padding: [u8; 48],
+    pub padding: [u8; 44],
     /// The reigns that the log has seen, oldest first.
     pub history: [RawReign; MAX_REIGNS],
 }

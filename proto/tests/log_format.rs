@@ -68,6 +68,7 @@ fn every_field_is_where_the_document_says() {
         flags,
         image_len,
         sync_cursor,
+        followed_epoch,
         padding,
         history,
     });

@@ -24,6 +24,9 @@ pub struct LogState {
     pub oldest: Lsn,
     /// The highest epoch that this node has promised to take part in.
     pub promised: Epoch,
+    /// The epoch of the last reign that this node has followed and has not been promoted above since: of that reign others may hold
+    /// more than this node, whatever was committed of it. `Epoch::ZERO`: none.
+    pub followed: Epoch,
     /// The image is in the middle of a delta sync and of no use by itself (I10).
     pub mid_sync: bool,
     /// Length of the image at the checkpoint, in bytes.
@@ -51,6 +54,7 @@ impl LogState {
         raw.checkpoint_epoch = self.checkpoint.epoch.get().into();
         raw.oldest_lsn = self.oldest.get().into();
         raw.promised_epoch = self.promised.get().into();
+        raw.followed_epoch = self.followed.get().into();
         raw.flags = if self.mid_sync { STATE_MID_SYNC } else { 0 }.into();
         raw.image_len = self.image_len.into();
         raw.sync_cursor = self.sync_cursor.into();
@@ -86,6 +90,7 @@ impl LogState {
             },
             oldest: Lsn::new(raw.oldest_lsn.get()),
             promised: Epoch::new(raw.promised_epoch.get()),
+            followed: Epoch::new(raw.followed_epoch.get()),
             mid_sync: raw.flags.get() & STATE_MID_SYNC != 0,
             image_len: raw.image_len.get(),
             sync_cursor: raw.sync_cursor.get(),
@@ -93,7 +98,7 @@ impl LogState {
         };
         // An LSN or length near the end of its range would overflow in the first sum it goes into.
         let plausible = [state.checkpoint.lsn.get(), state.oldest.get(), state.image_len];
-        let epochs = [state.promised, state.history.epoch(), state.checkpoint.epoch];
+        let epochs = [state.promised, state.followed, state.history.epoch(), state.checkpoint.epoch];
         (plausible.iter().all(|&number| number < 1 << 62)
             && epochs.iter().all(|epoch| epoch.get() < u32::MAX)
             && state.oldest <= state.checkpoint.lsn)
@@ -129,6 +134,7 @@ mod tests {
             checkpoint: Position { lsn: Lsn::new(lsn), crc: 77, epoch: Epoch::new(7) },
             oldest: Lsn::new(8),
             promised: Epoch::new(9),
+            followed: Epoch::new(6),
             mid_sync: true,
             image_len: 1 << 20,
             sync_cursor: 3,

@@ -29,7 +29,7 @@ use farkeep_core::heap::RedoSink;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_leader::{FollowerEntry, FollowerId, FollowerState};
-use farkeep_proto::control::{self, Body, HandoverStep};
+use farkeep_proto::control::{self, Body, HandoverStep, Hello};
 
 use super::Engine;
 use super::report::LinkState;
@@ -423,16 +423,22 @@ impl Engine {
         }
         let (order, successor) = (order.clone(), successor.clone());
         tracing::info!(leader = %successor, "a follower has taken over");
+        let ended = self.pool.log().state().history.epoch();
         self.follow(node, successor)?;
-        self.moved = true;
+        self.moved = Some(ended);
         self.hand_over(node, order, Stage::Following { until_ms: node.now().ms + SETTLE_LIMIT_MS });
         rewrite_config(node);
         Ok(())
     }
 
-    /// Whom a follower of this node should follow instead.
-    pub fn moved_to(&self, node: &Node) -> Option<LeaderAddress> {
-        node.followership().as_ref().filter(|_| self.moved).map(|follows| follows.leader.clone())
+    /// Whom a follower of this node should follow instead, if it has missed that the leader has moved. The log of one that has not knows
+    /// a later reign: it comes because it was told to. And a node that is about to be promoted has no leader any more.
+    pub fn moved_to(&self, node: &Node, hello: &Hello) -> Option<LeaderAddress> {
+        let ended = self.moved?;
+        let seen = hello.history.last().map_or(0, |reign| reign.epoch);
+        let guard = node.followership();
+        let follows = guard.as_ref().filter(|follows| Epoch::new(seen) <= ended && !follows.fenced)?;
+        Some(follows.leader.clone())
     }
 
     /// The leader has moved: this node follows the new one.
@@ -443,8 +449,9 @@ impl Engine {
         if self.is_leader() || self.follows(node, &leader) {
             return Ok(());
         }
+        let ended = self.pool.log().state().history.epoch();
         self.follow(node, leader)?;
-        self.moved = true;
+        self.moved = Some(ended);
         rewrite_config(node);
         Ok(())
     }

@@ -208,20 +208,21 @@ impl Engine {
             last_committed: Lsn::ZERO,
             handing_over: None,
             mustering: None,
-            moved: false,
+            moved: None,
             recounting: false,
             walked: super::Walks::default(),
             counters: Counters::default(),
         };
         let opened = match &config.replicaof {
-            None => engine.open_as_leader(config, Epoch::ZERO)?,
+            None => engine.open_as_leader(config, Epoch::ZERO, false)?,
             Some(leader) => engine.open_as_follower(config, leader.clone())?,
         };
         Ok((engine, opened))
     }
 
-    fn open_as_leader(&mut self, config: &Config, epoch_min: Epoch) -> Result<Opened> {
-        let options = LeaderOptions { epoch_min, ..LeaderOptions::new(Replid(random()), Some(random())) };
+    fn open_as_leader(&mut self, config: &Config, epoch_min: Epoch, promoted: bool) -> Result<Opened> {
+        let options =
+            LeaderOptions { epoch_min, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
         let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
             recover::open_leader(&self.pool, &options)?;
         let log = Arc::clone(self.pool.log());
@@ -245,6 +246,7 @@ impl Engine {
         }
         let start = Start {
             history: history::to_message(&log.history()),
+            followed: log.state().followed,
             committed,
             established: reign_begun,
             durable: durable.min(reign_begun),
@@ -285,7 +287,8 @@ impl Engine {
         self.committed = progress.committed;
         self.keystore = None;
         if progress.applied >= consistent_at {
-            self.keystore = view.as_ref().and_then(|view| open_keystore(view, config));
+            // If it is damaged, that is said when the link is up.
+            self.keystore = view.as_ref().and_then(|view| open_keystore(view, config).ok()?);
         }
         // The link puts rdma first, at every attempt anew.
         let tcp = FabricOffer { name: "tcp".to_owned(), ..FabricOffer::default() };
@@ -366,10 +369,15 @@ impl Engine {
         if self.pool.log().state().mid_sync {
             bail!("this node is in the middle of a synchronisation and holds no usable dataset");
         }
+        // What keeps the image from following the log would keep this node from leading, and nothing has changed yet.
+        if let Some(replayer) = &mut *node.replayer.lock() {
+            let target = node.followership().as_ref().map(|follows| follows.machine.replay_target());
+            replayer.run(target.unwrap_or(Lsn::ZERO))?;
+        }
         // The old leader gets no further acknowledgement out of this node: the promise is durable, then the window is
         // closed by the link thread, which finds that there is nobody to follow any more. Acknowledgements are sent
         // under the followership, so from the moment it is gone there are none.
-        let (epoch, handed_over) = {
+        let (epoch, former) = {
             let mut replayer = node.replayer.lock();
             let mut guard = node.followership();
             let epoch = self
@@ -381,13 +389,13 @@ impl Engine {
                 .max(self.pool.log().state().promised)
                 .next_promotion();
             recover::promise(self.pool.log(), epoch)?;
-            let follows = guard.take();
             *replayer = None;
-            (
-                epoch,
-                follows.and_then(|follows| follows.handover).is_some_and(|handover| handover.end.is_some()),
-            )
+            (epoch, guard.take())
         };
+        let handed_over = former
+            .as_ref()
+            .and_then(|former| former.handover.as_ref())
+            .is_some_and(|handover| handover.end.is_some());
         node.link.raise();
         if !node.wait_for_window_closed(WINDOW_CLOSE_LIMIT) {
             // The old leader could still get an acknowledgement for what is not in the log that is about to be read (I11).
@@ -396,7 +404,13 @@ impl Engine {
         }
         self.drop_role();
         self.begin_reign();
-        let opened = self.open_as_leader(&config, epoch)?;
+        let opened = match self.open_as_leader(&config, epoch, true) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.go_on_following(node, former);
+                return Err(error);
+            }
+        };
         node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
@@ -409,6 +423,29 @@ impl Engine {
         node.events.note_timed(Level::Info, "phase", format!("promoted in epoch {epoch}"), Some(took_ms));
         tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
+    }
+
+    /// The pool cannot be led: this node is again the follower that it was. If that is impossible as well it serves nobody, and stops rather
+    /// than be taken for a leader.
+    fn go_on_following(&mut self, node: &Node, former: Option<Followership>) {
+        let Some(former) = former else { return node.stop() };
+        self.drop_role();
+        match self.open_as_follower(&node.config(), former.leader) {
+            Ok(mut opened) => {
+                if let Some(follows) = &mut opened.followership {
+                    follows.fenced = former.fenced;
+                }
+                node.install(opened);
+                node.link.raise();
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "this node can neither lead nor follow; it stops"
+                );
+                node.stop();
+            }
+        }
     }
 
     /// REPLICAOF host port: stops leading, or changes the leader.
@@ -450,7 +487,17 @@ impl Engine {
         self.begin_reign();
         self.end_handover(node);
         node.wake_workers();
-        let opened = self.open_as_follower(&config, leader.clone())?;
+        let opened = match self.open_as_follower(&config, leader.clone()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "this node can neither lead nor follow; it stops"
+                );
+                node.stop();
+                return Err(error);
+            }
+        };
         node.install(opened);
         tracing::info!(leader = %leader, "now following");
         node.update_config(|config| config.replicaof = Some(leader));
@@ -529,7 +576,7 @@ impl Engine {
         *node.replayer.lock() = None;
         self.drop_role();
         // Uncommitted transactions are durable in the log and come back into the new working view.
-        let opened = self.open_as_leader(&config, above.next())?;
+        let opened = self.open_as_leader(&config, above.next(), false)?;
         node.install(opened);
         Ok(())
     }
@@ -538,7 +585,7 @@ impl Engine {
     fn begin_reign(&mut self) {
         self.reign += 1;
         self.last_committed = self.committed;
-        self.moved = false;
+        self.moved = None;
         // What other nodes have done to watched keys meanwhile, nobody here was told.
         self.watches.break_all();
     }
@@ -630,7 +677,18 @@ impl Engine {
         view.set_image_len(image_len);
         self.committed = applied;
         if self.keystore.is_none() && applied >= *consistent_at {
-            self.keystore = open_keystore(view, &node.config());
+            match open_keystore(view, &node.config()) {
+                Ok(keystore) => self.keystore = keystore,
+                Err(error) => {
+                    let why = format!("the image is damaged: {error}; FARKEEP SCRUB on the leader mends it");
+                    if let Some(follows) = &mut *node.followership()
+                        && follows.down_reason != why
+                    {
+                        tracing::error!(why, "this node has nothing to serve");
+                        follows.down_reason = why;
+                    }
+                }
+            }
             if self.keystore.is_some() {
                 self.note_link(node);
             }
@@ -649,14 +707,14 @@ fn progress_of(opened: &recover::Follower) -> follower::Progress {
 }
 
 /// The keystore of an image, once there is one.
-fn open_keystore(view: &View, config: &Config) -> Option<Keystore> {
+fn open_keystore(view: &View, config: &Config) -> Result<Option<Keystore>> {
     if view.image_len() == 0 {
-        return None;
+        return Ok(None);
     }
-    let mut keystore = Keystore::open(view).ok()?;
+    let mut keystore = Keystore::open(view)?;
     keystore.limits = limits(config);
     keystore.reseed(u64::from_ne_bytes(random()));
-    Some(keystore)
+    Ok(Some(keystore))
 }
 
 /// What a new role needs outside the engine.

@@ -122,7 +122,7 @@ impl ControlPeer {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let config = node.config();
-        if let Some(leader) = engine.moved_to(node) {
+        if let Some(leader) = engine.moved_to(node, hello) {
             let moved = control::Handover {
                 step: HandoverStep::Moved.into(),
                 address: leader.host,

@@ -262,7 +262,9 @@ impl Node {
         let mut dataset = [0; 16];
         rng.fill(&mut dataset);
         let end = recover::survey(self.pool().log()).end;
-        let options = LeaderOptions { epoch_min, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
+        // The operator knows what it does.
+        let options =
+            LeaderOptions { epoch_min, promoted: true, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
         let opened = recover::open_leader(self.pool(), &options).expect("a log survives any crash");
         let end = if end.lsn == Lsn::ZERO { self.pool().log().state().checkpoint } else { end };
         // Known even if the power has failed meanwhile: the reign's first record may survive all the same.
@@ -273,6 +275,7 @@ impl Node {
         let log = self.pool().log();
         let start = leader::Start {
             history: history::to_message(&log.history()),
+            followed: log.state().followed,
             committed: opened.committed.max(known_committed),
             established: opened.reign_begun,
             durable: opened.appender.durable(),

@@ -130,6 +130,7 @@ fn describe(pool: &Pool) -> Report {
     let (epoch, promised) = (state.history.epoch(), state.promised);
     report.remarked("epoch", "epoch", epoch.get(), epoch.to_string());
     report.remarked("promised_epoch", "promised epoch", promised.get(), promised.to_string());
+    report.remarked("followed_epoch", "followed epoch", state.followed.get(), state.followed.to_string());
     let reigns = state.history.reigns().iter().map(|reign| {
         serde_json::json!({
             "epoch": reign.epoch.get(),
