@@ -157,9 +157,9 @@ fn lacks_what_may_be_committed(
         ));
     }
     // What was committed under a leader is durable on it, and only that gets into an image.
-    let epoch = Epoch::new(ours.history.last().map_or(0, |reign| reign.epoch));
-    let has_only_restarted = shared.is_some_and(|shared| shared.promotions() == epoch.promotions());
-    (applied > common && has_only_restarted).then(|| {
+    let [ours, theirs] =
+        [ours.history.last(), last].map(|reign| Epoch::new(reign.map_or(0, |reign| reign.epoch)));
+    (applied > common && ours.promotions() == theirs.promotions()).then(|| {
         format!(
             "they were committed up to LSN {applied}, as its image shows: this leader's pool is an older one"
         )
@@ -413,7 +413,8 @@ mod tests {
         let told = Hello { replace_dataset: true, ..hello(theirs.clone(), 4000, 1000) };
         assert_eq!(decide_at(&ours, 0, 5000, &told), Decision::Renew { above: 2 });
         let renewed = [reign(1, 1, 0), reign(3, 3, 5000)];
-        let synced = decide_at(&renewed, 0, 5100, &hello(theirs, 4000, 3500));
+        let told = Hello { replace_dataset: true, ..hello(theirs, 4000, 3500) };
+        let synced = decide_at(&renewed, 0, 5100, &told);
         assert_syncs(synced, "same only up to 3000");
     }
 
@@ -450,6 +451,12 @@ mod tests {
         // ... and what was told of may not: somebody has put an old copy of the pool in its place.
         let decision = decide_at(&ours, 0, 5000, &hello(3500));
         assert_refused(decision, RefuseReason::StaleLeader, "committed up to LSN 3500");
+        // It does not get any newer by being restarted.
+        let mut twin = hello(3500);
+        twin.history.push(reign(restarted.next().get(), 7, 3000));
+        let mut again = ours.to_vec();
+        again.push(reign(restarted.next().next().get(), 4, 3100));
+        assert_refused(decide_at(&again, 0, 5000, &twin), RefuseReason::StaleLeader, "pool is an older one");
         // A promotion may give it up.
         let mut ours = ours.clone();
         ours[2].epoch = restarted.next_promotion().get();

@@ -8,7 +8,7 @@ use farkeep_proto::logfile::WINDOW_AT;
 use farkeep_proto::window::RING_AT;
 use farkeep_tests::load::{Ledger, Load};
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
-use farkeep_tests::server::free_port;
+use farkeep_tests::server::{free_port, scratch_dir};
 use farkeep_tests::sim::Rng;
 use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, http, seed, wait};
 
@@ -514,6 +514,139 @@ fn a_promoted_node_that_committed_nothing_follows_the_leader_that_went_on() {
     for node in &group.0 {
         assert!(node.client().words("GET refused").is_null());
     }
+}
+
+/// It has handed over once, and tells who missed that whom to follow instead. The leader that is taken for dead now is no such advice.
+#[test]
+fn who_comes_to_a_promotion_is_not_sent_back_to_the_leader_that_it_has_left() {
+    for _ in 0..3 {
+        let group = Group::start(2).0;
+        let [first, second, other] = &group[..] else { unreachable!() };
+        fail_over(first, second);
+        wait::until("everybody to know everybody", || {
+            let count = |node: &Server| node.info("farkeep", "farkeep_peers").split(',').count();
+            second.info("farkeep", "farkeep_followers_in_reach") == "2"
+                && count(first) == 2
+                && count(other) == 2
+        });
+        second.freeze();
+        let reply = promote_in_a_transaction(first);
+        assert!(reply.error().is_none(), "{reply:?}");
+        second.thaw();
+        wait_for_link(first, other);
+        wait::until("the old leader to lose its followers", || {
+            second.info("farkeep", "farkeep_followers_in_reach") == "0"
+        });
+        assert!(is_error(&second.client().words("SET k v"), "NOREPLICAS"));
+        assert_eq!(other.info("replication", "master_port"), first.port().to_string());
+    }
+}
+
+#[test]
+fn a_leader_that_is_told_to_follow_its_own_follower_waits_until_that_leads() {
+    let group = Group::start(1).0;
+    let [first, second] = &group[..] else { unreachable!() };
+    fail_over(first, second);
+    second.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", first.port()));
+    wait::until("the refusal", || {
+        second.info("farkeep", "farkeep_link_down_reason").contains("is a follower itself")
+    });
+    assert_eq!(second.info("replication", "master_port"), first.port().to_string());
+    first.client().expect_ok("REPLICAOF NO ONE");
+    wait_for_link(first, second);
+    first.client().expect_ok("SET k v");
+}
+
+/// Nobody has seen to it that it holds what the others have acknowledged.
+#[test]
+fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others() {
+    let node = || ServerBuilder::farkeep().args("--sync-followers 1");
+    let mut first = node().start();
+    let address = format!("127.0.0.1 {}", first.port());
+    let followers = [0, 1].map(|_| node().directive("replicaof", &address).start());
+    let [mut second, mut other] = followers;
+    for node in [&mut first, &mut second, &mut other] {
+        expect_link_trouble(node);
+    }
+    wait::until("both followers", || first.info("farkeep", "farkeep_followers_in_reach") == "2");
+    fail_over(&first, &second);
+    wait::until("both followers", || second.info("farkeep", "farkeep_followers_in_reach") == "2");
+    first.kill();
+    second.client().expect_ok("SET acknowledged yes");
+    second.kill();
+    other.kill();
+    // As they were started at first.
+    for node in [&mut first, &mut second, &mut other] {
+        node.restart();
+    }
+    for node in [&second, &other] {
+        wait::until("the refusal", || {
+            node.info("farkeep", "farkeep_link_down_reason").contains("was not promoted")
+        });
+    }
+    second.client().expect_ok("REPLICAOF NO ONE");
+    for node in [&first, &other] {
+        node.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", second.port()));
+        wait_for_link(&second, node);
+        wait::until("what was acknowledged to be there", || {
+            node.client().words("GET acknowledged").text().as_deref() == Some("yes")
+        });
+    }
+}
+
+/// A backup that was put back, or a machine whose disk has lied.
+#[test]
+fn a_leader_with_an_older_pool_takes_no_committed_writes_away_from_its_follower() {
+    let mut pair = Pair::start().expect_link_trouble();
+    pair.leader.client().expect_ok("SET key old");
+    pair.wait_until_applied();
+    pair.leader.kill();
+    let copy = scratch_dir();
+    let copied = |from: &std::path::Path, to: &std::path::Path| {
+        for file in ["image", "log"] {
+            std::fs::copy(from.join(file), to.join(file)).expect("a copy");
+        }
+    };
+    copied(&pair.leader.pool(), copy.path());
+    pair.leader.restart();
+    pair.wait_for_link();
+    pair.leader.client().expect_ok("SET key new");
+    pair.wait_until_applied();
+    pair.leader.kill();
+    copied(copy.path(), &pair.leader.pool());
+    // The second start has a later epoch than the one that the follower knows.
+    pair.leader.restart();
+    pair.leader.kill();
+    pair.leader.restart();
+    wait::until("the refusal", || {
+        pair.follower.info("farkeep", "farkeep_link_down_reason").contains("pool is an older one")
+    });
+    assert_eq!(pair.follower.client().words("GET key").text().as_deref(), Some("new"));
+}
+
+#[test]
+fn a_promotion_that_fails_leaves_the_follower_that_it_was() {
+    let mut pair = Pair::start().expect_link_trouble();
+    pair.leader.client().expect_ok("SET k v");
+    pair.wait_until_applied();
+    assert!(pair.follower.stop().success());
+    // Where the keystore says where its tables are.
+    let path = pair.follower.pool().join("image");
+    let image = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut good = [0; 8];
+    image.read_exact_at(&mut good, 64).unwrap();
+    image.write_all_at(&good.map(|byte| byte ^ 0x40), 64).unwrap();
+    pair.follower.expect_log("this node has nothing to serve");
+    pair.follower.restart();
+    let why = || pair.follower.info("farkeep", "farkeep_link_down_reason");
+    wait::until("the reason", || why().contains("the image is damaged"));
+    let refusal = pair.follower.client().words("REPLICAOF NO ONE");
+    assert!(is_error(&refusal, "ERR promotion failed"), "{refusal:?}");
+    assert_eq!(role(&pair.follower), "slave");
+    wait::until("the scrub", || pair.leader.client().words("FARKEEP SCRUB").is_ok());
+    wait::until("the image to be mended", || {
+        pair.follower.client().words("GET k").text().as_deref() == Some("v")
+    });
 }
 
 /// What a follower remembers of the others belongs to the address that it has for its leader.
