@@ -84,6 +84,67 @@ fn a_pair_with_passwords_links_with_masterauth_only() {
     assert_eq!(client.words("WAIT 2 0"), Value::Int(2));
 }
 
+const TOO_FEW: &str = "NOREPLICAS Not enough good replicas to write.";
+
+/// As redis-server 7.0 answers each of these.
+#[test]
+fn a_leader_with_too_few_good_followers_refuses_writes_and_nothing_else() {
+    let leader = ServerBuilder::farkeep().args("--min-slaves-to-write 1").start();
+    let mut client = leader.client();
+    let mut other = leader.client();
+    for write in ["SET k v", "DEL nosuch", "FLUSHALL"] {
+        assert_eq!(client.words(write).error(), Some(TOO_FEW), "{write}");
+    }
+    assert!(client.words("GET k").is_null());
+    assert_eq!(client.words("PUBLISH channel message"), Value::Int(0));
+    assert!(is_error(&client.words("SET k"), "ERR wrong number"), "that is found first");
+    assert_eq!(leader.info("replication", "min_slaves_good_slaves"), "0");
+
+    // In a MULTI it is found when a write is queued, or at EXEC if it has come about since.
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    assert_eq!(client.words("SET k v").error(), Some(TOO_FEW));
+    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+    other.expect_ok("CONFIG SET min-replicas-to-write 0");
+    client.expect_ok("MULTI");
+    client.words("SET k v");
+    other.expect_ok("CONFIG SET min-replicas-to-write 1");
+    let aborted = client.words("EXEC");
+    let why = format!("EXECABORT Transaction discarded because of: {TOO_FEW}");
+    assert_eq!(aborted.error(), Some(why.as_str()));
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    assert_eq!(client.words("EXEC").elements().map(|replies| replies.len()), Some(1), "nothing is written");
+
+    // What the two directives say holds from the next command on, also in one pipeline, and 0 for either demands nothing.
+    client.send_raw(b"CONFIG SET min-replicas-max-lag 0\r\nSET k v\r\n").expect("it can be sent");
+    assert!(client.reply().expect("a reply").is_ok());
+    assert!(client.reply().expect("a reply").is_ok());
+    assert_eq!(leader.info("replication", "min_slaves_good_slaves"), "");
+}
+
+#[test]
+fn a_follower_counts_as_good_while_it_is_heard_from() {
+    let pair = Pair::start().expect_link_trouble();
+    let mut client = pair.leader.client();
+    client.expect_ok("CONFIG SET sync-followers 0 min-replicas-to-write 1 min-replicas-max-lag 1");
+    let good = || pair.leader.info("replication", "min_slaves_good_slaves");
+    client.expect_ok("SET k v");
+    assert_eq!((good().as_str(), pair.leader.info("farkeep", "farkeep_refusing").as_str()), ("1", "0"));
+    client.expect_ok("CONFIG SET min-replicas-to-write 2");
+    assert_eq!(client.words("SET k v").error(), Some(TOO_FEW));
+    assert_eq!(pair.leader.info("farkeep", "farkeep_refusing"), "1");
+    client.expect_ok("CONFIG SET min-replicas-to-write 1");
+    pair.follower.freeze();
+    wait::until("the follower to be silent for too long", || {
+        client.words("SET k v").error() == Some(TOO_FEW)
+    });
+    assert_eq!(good(), "0");
+    pair.follower.thaw();
+    wait::until("the follower to be good again", || client.words("SET k v").is_ok());
+    assert_eq!(good(), "1");
+}
+
 #[test]
 fn a_unix_socket_serves_what_the_port_serves() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -213,9 +213,9 @@ pub struct Config {
     pub repl_timeout_s: u64,
     /// Seconds between heartbeats to idle followers.
     pub repl_ping_replica_period_s: u64,
-    /// Followers that must be in reach for writes to be accepted at all; 0 for no such demand.
+    /// Good followers that there must be for a write to be taken; 0 for no such demand.
     pub min_replicas_to_write: u32,
-    /// Seconds since its last acknowledgement after which a follower no longer counts for `min-replicas-to-write`.
+    /// Whole seconds that a good follower may have been silent for; 0 for no such demand.
     pub min_replicas_max_lag_s: u64,
     /// Most bytes the image may grow to; 0 for what the file system allows.
     pub maxmemory: u64,
@@ -364,6 +364,13 @@ impl Config {
     #[must_use]
     pub fn output_buffer_limit(&self, class: impl Into<ClientClass>) -> OutputBufferLimit {
         self.client_output_buffer_limit[class.into() as usize]
+    }
+
+    /// How many good followers there must be for a write to be taken. As in Redis, 0 for either of the two directives about
+    /// that is no demand at all.
+    #[must_use]
+    pub fn good_replicas_to_write(&self) -> usize {
+        if self.min_replicas_max_lag_s == 0 { 0 } else { self.min_replicas_to_write as usize }
     }
 
     /// What to answer a client at `peer` (`address:port`, or the path of a unix socket) that protected mode keeps out.

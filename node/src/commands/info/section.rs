@@ -212,10 +212,16 @@ fn stats(info: &InfoSnapshot, out: &mut String) {
 /// log.
 fn replication(info: &InfoSnapshot, out: &mut String) {
     let engine = &info.engine;
+    let good = |out: &mut String| {
+        if let Some(good) = engine.good_followers {
+            fields!(out, "min_slaves_good_slaves": good);
+        }
+    };
     out.push_str("# Replication\r\n");
     match &engine.role {
         RoleInfo::Leader { followers, .. } => {
             fields!(out, "role": "master", "connected_slaves": followers.len());
+            good(out);
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
                     out,
@@ -261,6 +267,7 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "replica_announced": i32::from(link.announced),
                 "connected_slaves": 0,
             );
+            good(out);
         }
     }
     fields!(out,

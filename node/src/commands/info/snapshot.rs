@@ -227,7 +227,9 @@ pub struct EngineInfo {
     pub followers_in_reach: usize,
     /// Goes on with fewer followers than `sync-followers` (`on-follower-loss degrade`).
     pub degraded: bool,
-    /// Refuses writes, because fewer followers than `sync-followers` are in reach.
+    /// Followers that count for `min-replicas-to-write`; `None` where it demands nothing.
+    pub good_followers: Option<usize>,
+    /// Refuses writes, because fewer followers are in reach than `sync-followers` or `min-replicas-to-write` say.
     pub refusing: bool,
     /// On a leader, how long things take.
     pub times: TimesInfo,
