@@ -145,6 +145,58 @@ fn a_follower_counts_as_good_while_it_is_heard_from() {
     assert_eq!(good(), "1");
 }
 
+/// As redis-server 7.0 answers each of these.
+#[test]
+fn a_follower_that_lost_its_leader_serves_no_stale_data_if_it_is_told_so() {
+    const DOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+    let Pair { mut leader, follower } = Pair::start().expect_link_trouble();
+    leader.client().expect_ok("SET k v");
+    let mut client = follower.client();
+    let mut other = follower.client();
+    wait::until("the key to arrive", || client.words("GET k").text().as_deref() == Some("v"));
+    client.expect_ok("CONFIG SET replica-serve-stale-data no");
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"), "the link is up");
+
+    leader.kill();
+    wait::until("the follower to have lost its leader", || client.words("GET k").error() == Some(DOWN));
+    for refused in ["PING", "DBSIZE", "OBJECT ENCODING k", "WAIT 0 0"] {
+        assert_eq!(client.words(refused).error(), Some(DOWN), "{refused}");
+    }
+    assert!(is_error(&client.words("SET k v"), "READONLY"));
+    for served in
+        ["INFO server", "PUBLISH channel message", "ECHO text", "OBJECT HELP", "ROLE", "WATCH k", "UNWATCH"]
+    {
+        assert_eq!(client.words(served).error(), None, "{served}");
+    }
+    assert_eq!(follower.info("replication", "master_link_status"), "down");
+    client.expect_ok("MULTI");
+    assert_eq!(client.words("GET k").error(), Some(DOWN));
+    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+
+    // In a MULTI it counts what holds at EXEC, and only for what may not be stale.
+    other.expect_ok("CONFIG SET slave-serve-stale-data yes");
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    other.expect_ok("CONFIG SET replica-serve-stale-data no");
+    let why = format!("EXECABORT Transaction discarded because of: {DOWN}");
+    assert_eq!(client.words("EXEC").error(), Some(why.as_str()));
+    client.expect_ok("MULTI");
+    client.words("OBJECT HELP");
+    client.words("CONFIG SET replica-serve-stale-data yes");
+    assert_eq!(client.words("EXEC").error(), None);
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
+    other.expect_ok("CONFIG SET replica-serve-stale-data no");
+    assert_eq!(client.words("GET k").error(), Some(DOWN));
+
+    leader.restart();
+    wait::until("the link", || client.words("GET k").text().as_deref() == Some("v"));
+    // One that follows nobody has no link to miss.
+    leader.kill();
+    wait::until("the follower to have lost its leader", || client.words("GET k").error() == Some(DOWN));
+    client.expect_ok("REPLICAOF NO ONE");
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
+}
+
 #[test]
 fn a_unix_socket_serves_what_the_port_serves() {
     let dir = tempfile::tempdir().expect("a temporary directory");
