@@ -237,6 +237,7 @@ impl Engine {
                         up,
                         syncing: link == LinkState::Syncing,
                         silent_s: up.then(|| now.ms.saturating_sub(standing.last_heard_ms) / 1000),
+                        sync_silent_s: now.ms.saturating_sub(standing.last_heard_ms) / 1000,
                         down_s: follows.down_since_ms.map(|since| now.ms.saturating_sub(since) / 1000),
                         down_reason: follows.down_reason.clone(),
                         priority: i64::from(config.replica_priority),

@@ -250,12 +250,15 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "slave_read_repl_offset": engine.durable_lsn,
                 "slave_repl_offset": engine.durable_lsn,
             );
-            if let Some((settled, image, _)) = link.sync {
+            if let Some((settled, image, _)) = link.sync.filter(|_| link.syncing) {
+                // How long the image is, the leader says with the first step of the session.
+                let percent = if image == 0 { 0.0 } else { settled as f64 * 100.0 / image as f64 };
                 fields!(out,
                     "master_sync_total_bytes": image,
                     "master_sync_read_bytes": settled,
                     "master_sync_left_bytes": image.saturating_sub(settled),
-                    "master_sync_perc": format!("{:.2}", settled as f64 * 100.0 / image.max(1) as f64),
+                    "master_sync_perc": format!("{percent:.2}"),
+                    "master_sync_last_io_seconds_ago": link.sync_silent_s,
                 );
             }
             if !link.up {

@@ -378,6 +378,8 @@ pub struct LeaderLinkInfo {
     pub syncing: bool,
     /// Seconds since the leader was last heard of; `None` while the link is not up.
     pub silent_s: Option<u64>,
+    /// The same in the middle of a delta sync.
+    pub sync_silent_s: u64,
     /// Seconds since the link was lost; `None` if it never was up.
     pub down_s: Option<u64>,
     /// Why the link is down, for people; or empty.
