@@ -267,7 +267,7 @@ pub struct Config {
     pub rdma_device: Option<String>,
     /// The operator's word that what this host's RDMA device writes goes past the processor's caches (DDIO off).
     pub rdma_direct_write: bool,
-    /// `sync-max-rate`: bytes a second that a delta sync may send; 0 is no limit.
+    /// `sync-max-rate`: bytes a second that delta syncs and the repairs of scrubs may send, all of them together; 0 is no limit.
     pub sync_max_rate: u64,
     /// `scrub-interval`: seconds between two scrubs; 0 is never.
     pub scrub_interval_s: u64,
