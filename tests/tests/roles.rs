@@ -140,6 +140,26 @@ fn a_follower_whose_leader_is_killed_in_the_middle_of_a_sync_shows_no_progress_a
     assert_eq!(follower.info("farkeep", "farkeep_mid_sync"), "1");
 }
 
+/// Other than in Redis: what is published is in no log, and the subscribers are here now.
+#[test]
+fn what_is_published_does_not_wait_for_a_failover_as_writes_do() {
+    let pair = Pair::start().expect_link_trouble();
+    let mut subscriber = pair.leader.client();
+    subscriber.words("SUBSCRIBE news");
+    let mut client = pair.leader.client();
+    pair.follower.freeze();
+    client.expect_ok(&format!("FAILOVER TO 127.0.0.1 {}", pair.follower.port()));
+    let mut writer = pair.leader.client();
+    writer.send(&["SET", "k", "v"]).expect("it can be sent");
+    wait::until("the write to wait", || pair.leader.info("clients", "blocked_clients") == "1");
+    assert_eq!(client.words("PUBLISH news now").int(), Some(1));
+    let message = subscriber.reply().expect("a message").elements().expect("an array");
+    assert_eq!(message[2].text().as_deref(), Some("now"));
+    client.expect_ok("FAILOVER ABORT");
+    pair.follower.thaw();
+    assert!(writer.reply().expect("a reply").is_ok());
+}
+
 /// Two fresh servers and one REPLICAOF: how everyone tries a replica for the first time.
 #[test]
 fn an_empty_leader_told_to_follow_another_takes_its_dataset_over() {

@@ -211,8 +211,6 @@ pub struct Config {
     pub replica_serve_stale_data: bool,
     /// Seconds of silence after which a peer is given up.
     pub repl_timeout_s: u64,
-    /// Seconds between heartbeats to idle followers.
-    pub repl_ping_replica_period_s: u64,
     /// Good followers that there must be for a write to be taken; 0 for no such demand.
     pub min_replicas_to_write: u32,
     /// Whole seconds that a good follower may have been silent for; 0 for no such demand.
@@ -315,7 +313,6 @@ impl Default for Config {
             replica_priority: 100,
             replica_serve_stale_data: true,
             repl_timeout_s: 60,
-            repl_ping_replica_period_s: 10,
             min_replicas_to_write: 0,
             min_replicas_max_lag_s: 10,
             maxmemory: 0,

@@ -163,6 +163,18 @@ fn what_would_be_a_false_promise_is_refused_and_the_rest_is_kept_with_a_warning(
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
 }
 
+/// How often followers are sent a heartbeat follows from `repl-timeout`.
+#[test]
+fn a_period_of_pings_is_kept_and_the_operator_is_told_that_it_has_no_effect() {
+    let told = ["directive 'repl-ping-replica-period' is accepted for compatibility and has no effect"];
+    let mut config = Config::default();
+    let changed = set(&mut config, &[(b"repl-ping-slave-period", b"3")]).unwrap();
+    assert_eq!(changed.warnings, told);
+    assert_eq!(value_of(&config, "repl-ping-replica-period"), "3");
+    let loaded = from_file("repl-ping-replica-period 3").unwrap();
+    assert_eq!((loaded.warnings, loaded.config), (told.map(str::to_owned).to_vec(), config));
+}
+
 #[test]
 fn includes_are_read_in_place_and_may_have_wildcards() {
     let folder = tempfile::tempdir().unwrap();
