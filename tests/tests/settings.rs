@@ -190,10 +190,15 @@ fn a_follower_that_lost_its_leader_serves_no_stale_data_if_it_is_told_so() {
 
     leader.restart();
     wait::until("the link", || client.words("GET k").text().as_deref() == Some("v"));
-    // One that follows nobody has no link to miss.
+    // One that follows nobody has no link to miss. What Sentinel says to promote it is not refused.
     leader.kill();
     wait::until("the follower to have lost its leader", || client.words("GET k").error() == Some(DOWN));
-    client.expect_ok("REPLICAOF NO ONE");
+    client.expect_ok("MULTI");
+    for word in ["SLAVEOF NO ONE", "CONFIG REWRITE", "CLIENT KILL TYPE pubsub"] {
+        assert_eq!(client.words(word).text().as_deref(), Some("QUEUED"), "{word}");
+    }
+    let replies = client.words("EXEC").elements().expect("an array");
+    assert!(replies[0].is_ok(), "{replies:?}");
     assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
 }
 
