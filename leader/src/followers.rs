@@ -131,6 +131,11 @@ impl FollowerEntry {
         !matches!(self.state, FollowerState::Joining | FollowerState::Syncing)
     }
 
+    /// For how many whole seconds nothing has been heard from it.
+    pub fn silent_s(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.last_heard_ms) / 1000
+    }
+
     /// The walk over the image that is under way: what for, and how it goes.
     pub fn walk(&self) -> Option<(Purpose, WalkProgress)> {
         self.walk.as_ref().map(|walk| (walk.purpose(), walk.progress()))

@@ -51,6 +51,11 @@ pub struct Config {
     /// The same for a follower without which writes are refused. Longer, since giving it up helps no writer: it
     /// tells them the truth, that a follower is missing and not room. Still below the time that a writer waits.
     pub needed_hold_limit_ms: u64,
+    /// So many good followers there must be for a write to be taken at all, whatever its acknowledgement waits for; 0 is no
+    /// such demand.
+    pub good_followers: usize,
+    /// A follower that has been silent for more whole seconds than this is not a good one.
+    pub good_silence_s: u64,
     /// Length of the chunks in which an image is compared and sent, in bytes.
     pub chunk_len: u64,
 }
@@ -64,6 +69,8 @@ impl Default for Config {
             deadline_ms: 3000,
             hold_limit_ms: 2_500,
             needed_hold_limit_ms: 3_750,
+            good_followers: 0,
+            good_silence_s: 10,
             chunk_len: DEFAULT_CHUNK_LEN,
         }
     }
@@ -469,6 +476,18 @@ impl Leader {
             Availability::Refusing { in_reach, wanted } => Err(NoReplicas { in_reach, wanted }),
             Availability::Full | Availability::Degraded { .. } => Ok(()),
         }
+    }
+
+    /// How many followers are good: of some use without the leader, and heard from lately.
+    pub fn good_followers(&self) -> usize {
+        let now_ms = self.lag.appends.now_us() / 1000;
+        let limit_s = self.config.good_silence_s;
+        self.counting().filter(|follower| follower.silent_s(now_ms) <= limit_s).count()
+    }
+
+    /// Whether there are fewer good followers than are demanded of a leader that takes writes.
+    pub fn lacks_good_followers(&self) -> bool {
+        self.config.good_followers > 0 && self.good_followers() < self.config.good_followers
     }
 
     /// How many followers a commit waits for.

@@ -343,6 +343,44 @@ fn a_silent_follower_is_dropped_and_a_living_one_gets_heartbeats() {
     assert!(matches!(leader.status(5001, id, &Status::default()), Err(LeaderError::NoSession(_))));
 }
 
+/// `lag` in INFO is whole seconds, and so is `min-replicas-max-lag`.
+#[test]
+fn a_follower_is_good_once_it_counts_and_as_long_as_it_is_heard_from() {
+    let mut leader = leader(Config { good_followers: 1, good_silence_s: 1, ..Config::default() });
+    let Join::Accepted { id, .. } = leader.join(0, &hello(2, 1032), &peer(), || None) else { panic!() };
+    assert!(leader.lacks_good_followers(), "it is not ready");
+    leader.ready(0, id).unwrap();
+    let mut at = |ms: u64, heard: bool| {
+        leader.set_now(ms * 1000);
+        if heard {
+            leader.status(ms, id, &Status::default()).unwrap();
+        }
+        (leader.good_followers(), leader.lacks_good_followers())
+    };
+    assert_eq!(at(1999, false), (1, false));
+    assert_eq!(at(2000, false), (0, true));
+    assert_eq!(at(2001, true), (1, false));
+    // Nothing is demanded, or more than there are.
+    let demands = |good_followers| Config { good_followers, good_silence_s: 1, ..Config::default() };
+    leader.set_now(9_000_000);
+    leader.set_config(demands(0));
+    assert_eq!((leader.good_followers(), leader.lacks_good_followers()), (0, false));
+    leader.status(9000, id, &Status::default()).unwrap();
+    leader.set_config(demands(2));
+    assert_eq!((leader.good_followers(), leader.lacks_good_followers()), (1, true));
+}
+
+#[test]
+fn a_follower_in_mid_sync_is_not_good() {
+    let mut leader = leader(Config { good_followers: 1, ..Config::default() });
+    let mut hello = hello(2, 1032);
+    hello.mid_sync = true;
+    let Join::Accepted { id, .. } = leader.join(0, &hello, &peer(), || None) else { panic!() };
+    leader.ready(0, id).unwrap();
+    assert_eq!(leader.follower(id).unwrap().state, FollowerState::Syncing);
+    assert!(leader.lacks_good_followers());
+}
+
 #[test]
 fn a_heartbeat_says_up_to_which_transaction_a_followers_log_is_flushed() {
     let mut leader = with_sync(1);

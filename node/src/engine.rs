@@ -38,7 +38,7 @@ pub use handover::{Handover, Order, Succession};
 use muster::Muster;
 pub use report::RoleReport;
 pub use role::Opened;
-use role::Role;
+use role::{Leading, Role};
 pub use walk::Walks;
 
 /// Keys examined by one cycle of active expiry, and items freed by one cycle of reclaiming.
@@ -94,6 +94,13 @@ struct Counters {
     used_peak_bytes: u64,
 }
 
+impl Leading {
+    /// Whether there are too few followers for a write to be taken: for its acknowledgement, or for `min-replicas-to-write`.
+    fn refuses_writes(&self) -> bool {
+        self.machine.can_write().is_err() || self.machine.lacks_good_followers()
+    }
+}
+
 impl Engine {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
@@ -139,7 +146,7 @@ impl Engine {
         match &self.role {
             Role::Leader(leading) if leading.appender.log().stopped().is_some() => Access::Failed,
             // While the leader changes, writes wait instead: followers are on their way.
-            Role::Leader(leading) if self.handing_over.is_none() && leading.machine.can_write().is_err() => {
+            Role::Leader(leading) if self.handing_over.is_none() && leading.refuses_writes() => {
                 Access::NoReplicas
             }
             Role::Leader(_) => Access::ReadWrite,
@@ -486,6 +493,8 @@ fn leader_config(config: &Config) -> farkeep_leader::Config {
         // that the writer is told what is the matter: followers are missing, not room.
         hold_limit_ms: (config.log_full_timeout_ms / 2).max(HOLD_LIMIT_MIN_MS),
         needed_hold_limit_ms: (config.log_full_timeout_ms / 4 * 3).max(HOLD_LIMIT_MIN_MS),
+        good_followers: config.good_replicas_to_write(),
+        good_silence_s: config.min_replicas_max_lag_s,
         ..farkeep_leader::Config::default()
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Over tcp the walker also sends, chunks and log, to a follower in mid-sync ([`crate::replication`]).
 //!
-//! Chunks are read and sent in the machine's spare time ([`crate::spare`]), and `sync-max-rate` bounds what is sent.
+//! Chunks are read and sent in the machine's spare time ([`crate::spare`]). `sync-max-rate` bounds what is sent, for all walks
+//! and followers together: what it is to spare, this leader's processor and its link, they share.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -139,14 +140,45 @@ impl Walker {
 
     /// Puts off what comes next, by as long as what was done may take.
     fn pace(&mut self, purpose: Purpose, read: &ChunkRead, job: &Job, chunk_len: u64) {
-        let limit = self.node.config().sync_max_rate;
-        let (bytes, rate) = match (purpose, job) {
-            (Purpose::Sync, Job::Send { .. }) if limit > 0 => (read.patch.bytes.len() as u64, limit),
-            (Purpose::Scrub, Job::Compare { .. }) => (chunk_len, SCRUB_RATE),
-            _ => return,
-        };
-        let took = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
+        let sent = read.patch.bytes.len() as u64;
+        let took = time_for(purpose, job, sent, chunk_len, self.node.config().sync_max_rate);
+        if took.is_zero() {
+            return;
+        }
         let from = self.may_send_at.max(Instant::now().checked_sub(MAX_ARREARS).unwrap_or(self.may_send_at));
         self.may_send_at = from + took;
+    }
+}
+
+/// How long a job takes at the rate that holds for it: `limit` bytes a second for what is `sent`, if it is not 0, and the scrub's
+/// own for what that only looks at.
+fn time_for(purpose: Purpose, job: &Job, sent: u64, chunk_len: u64, limit: u64) -> Duration {
+    let (bytes, rate) = match (purpose, job) {
+        (_, Job::Send { .. }) if limit > 0 => (sent, limit),
+        (Purpose::Scrub, Job::Compare { .. }) => (chunk_len, SCRUB_RATE),
+        _ => return Duration::ZERO,
+    };
+    Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrubs_repairs_are_bounded_as_a_sync_is() {
+        let send = Job::Send { offset: 0, described: Arc::from([]), slot: 0 };
+        for purpose in [Purpose::Sync, Purpose::Scrub] {
+            let took = |limit| time_for(purpose, &send, 500_000, 1 << 20, limit);
+            assert_eq!(took(1_000_000), Duration::from_millis(500), "{purpose:?}");
+            assert_eq!(took(0), Duration::ZERO, "{purpose:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_compared_is_paced_in_a_scrub_and_by_no_limit_on_what_is_sent() {
+        let took = |purpose, limit| time_for(purpose, &Job::Compare { offset: 0 }, 0, SCRUB_RATE / 4, limit);
+        assert_eq!(took(Purpose::Scrub, 1), Duration::from_millis(250));
+        assert_eq!(took(Purpose::Sync, 1), Duration::ZERO);
     }
 }

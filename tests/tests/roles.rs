@@ -109,6 +109,57 @@ fn a_follower_is_up_only_once_it_serves() {
     });
 }
 
+#[test]
+fn a_follower_whose_leader_is_killed_in_the_middle_of_a_sync_shows_no_progress_any_more() {
+    let settings = "--log-size 4mb --sync-followers 0";
+    let mut leader = ServerBuilder::farkeep().args(settings).args("--sync-max-rate 2mb").start();
+    let mut client = leader.client();
+    let value = "v".repeat(4000);
+    for key in 0..2500 {
+        assert!(client.command(&["SET", &format!("k{key}"), &value]).is_ok());
+    }
+    let address = format!("127.0.0.1 {}", leader.port());
+    let mut follower = ServerBuilder::farkeep().args(settings).directive("replicaof", &address).start();
+    expect_link_trouble(&mut leader);
+    expect_link_trouble(&mut follower);
+    let progress = || {
+        let info = follower.client().words("INFO replication").text().expect("a text");
+        let lines = info.lines().filter_map(|line| line.strip_prefix("master_sync_")?.split_once(':'));
+        lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<Vec<_>>()
+    };
+    let named = |name: &str| progress().into_iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    wait::until("a part of the image to be settled", || {
+        named("read_bytes").is_some_and(|bytes| bytes.parse::<u64>().expect("a number") > 0)
+    });
+    let percent = named("perc").expect("it is in mid-sync").parse::<f64>().expect("a number");
+    assert!(percent <= 100.0, "{percent}");
+    leader.kill();
+    let over = [("in_progress".to_owned(), "0".to_owned())];
+    wait::until("the follower to have lost its leader", || progress()[0].1 == "0");
+    assert_eq!(progress(), over);
+    assert_eq!(follower.info("farkeep", "farkeep_mid_sync"), "1");
+}
+
+/// Other than in Redis: what is published is in no log, and the subscribers are here now.
+#[test]
+fn what_is_published_does_not_wait_for_a_failover_as_writes_do() {
+    let pair = Pair::start().expect_link_trouble();
+    let mut subscriber = pair.leader.client();
+    subscriber.words("SUBSCRIBE news");
+    let mut client = pair.leader.client();
+    pair.follower.freeze();
+    client.expect_ok(&format!("FAILOVER TO 127.0.0.1 {}", pair.follower.port()));
+    let mut writer = pair.leader.client();
+    writer.send(&["SET", "k", "v"]).expect("it can be sent");
+    wait::until("the write to wait", || pair.leader.info("clients", "blocked_clients") == "1");
+    assert_eq!(client.words("PUBLISH news now").int(), Some(1));
+    let message = subscriber.reply().expect("a message").elements().expect("an array");
+    assert_eq!(message[2].text().as_deref(), Some("now"));
+    client.expect_ok("FAILOVER ABORT");
+    pair.follower.thaw();
+    assert!(writer.reply().expect("a reply").is_ok());
+}
+
 /// Two fresh servers and one REPLICAOF: how everyone tries a replica for the first time.
 #[test]
 fn an_empty_leader_told_to_follow_another_takes_its_dataset_over() {

@@ -84,6 +84,124 @@ fn a_pair_with_passwords_links_with_masterauth_only() {
     assert_eq!(client.words("WAIT 2 0"), Value::Int(2));
 }
 
+const TOO_FEW: &str = "NOREPLICAS Not enough good replicas to write.";
+
+/// As redis-server 7.0 answers each of these.
+#[test]
+fn a_leader_with_too_few_good_followers_refuses_writes_and_nothing_else() {
+    let leader = ServerBuilder::farkeep().args("--min-slaves-to-write 1").start();
+    let mut client = leader.client();
+    let mut other = leader.client();
+    for write in ["SET k v", "DEL nosuch", "FLUSHALL"] {
+        assert_eq!(client.words(write).error(), Some(TOO_FEW), "{write}");
+    }
+    assert!(client.words("GET k").is_null());
+    assert_eq!(client.words("PUBLISH channel message"), Value::Int(0));
+    assert!(is_error(&client.words("SET k"), "ERR wrong number"), "that is found first");
+    assert_eq!(leader.info("replication", "min_slaves_good_slaves"), "0");
+
+    // In a MULTI it is found when a write is queued, or at EXEC if it has come about since.
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    assert_eq!(client.words("SET k v").error(), Some(TOO_FEW));
+    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+    other.expect_ok("CONFIG SET min-replicas-to-write 0");
+    client.expect_ok("MULTI");
+    client.words("SET k v");
+    other.expect_ok("CONFIG SET min-replicas-to-write 1");
+    let aborted = client.words("EXEC");
+    let why = format!("EXECABORT Transaction discarded because of: {TOO_FEW}");
+    assert_eq!(aborted.error(), Some(why.as_str()));
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    assert_eq!(client.words("EXEC").elements().map(|replies| replies.len()), Some(1), "nothing is written");
+
+    // What the two directives say holds from the next command on, also in one pipeline, and 0 for either demands nothing.
+    client.send_raw(b"CONFIG SET min-replicas-max-lag 0\r\nSET k v\r\n").expect("it can be sent");
+    assert!(client.reply().expect("a reply").is_ok());
+    assert!(client.reply().expect("a reply").is_ok());
+    assert_eq!(leader.info("replication", "min_slaves_good_slaves"), "");
+}
+
+#[test]
+fn a_follower_counts_as_good_while_it_is_heard_from() {
+    let pair = Pair::start().expect_link_trouble();
+    let mut client = pair.leader.client();
+    client.expect_ok("CONFIG SET sync-followers 0 min-replicas-to-write 1 min-replicas-max-lag 1");
+    let good = || pair.leader.info("replication", "min_slaves_good_slaves");
+    client.expect_ok("SET k v");
+    assert_eq!((good().as_str(), pair.leader.info("farkeep", "farkeep_refusing").as_str()), ("1", "0"));
+    client.expect_ok("CONFIG SET min-replicas-to-write 2");
+    assert_eq!(client.words("SET k v").error(), Some(TOO_FEW));
+    assert_eq!(pair.leader.info("farkeep", "farkeep_refusing"), "1");
+    client.expect_ok("CONFIG SET min-replicas-to-write 1");
+    pair.follower.freeze();
+    wait::until("the follower to be silent for too long", || {
+        client.words("SET k v").error() == Some(TOO_FEW)
+    });
+    assert_eq!(good(), "0");
+    pair.follower.thaw();
+    wait::until("the follower to be good again", || client.words("SET k v").is_ok());
+    assert_eq!(good(), "1");
+}
+
+/// As redis-server 7.0 answers each of these.
+#[test]
+fn a_follower_that_lost_its_leader_serves_no_stale_data_if_it_is_told_so() {
+    const DOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+    let Pair { mut leader, follower } = Pair::start().expect_link_trouble();
+    leader.client().expect_ok("SET k v");
+    let mut client = follower.client();
+    let mut other = follower.client();
+    wait::until("the key to arrive", || client.words("GET k").text().as_deref() == Some("v"));
+    client.expect_ok("CONFIG SET replica-serve-stale-data no");
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"), "the link is up");
+
+    leader.kill();
+    wait::until("the follower to have lost its leader", || client.words("GET k").error() == Some(DOWN));
+    for refused in ["PING", "DBSIZE", "OBJECT ENCODING k", "WAIT 0 0"] {
+        assert_eq!(client.words(refused).error(), Some(DOWN), "{refused}");
+    }
+    assert!(is_error(&client.words("SET k v"), "READONLY"));
+    for served in
+        ["INFO server", "PUBLISH channel message", "ECHO text", "OBJECT HELP", "ROLE", "WATCH k", "UNWATCH"]
+    {
+        assert_eq!(client.words(served).error(), None, "{served}");
+    }
+    assert_eq!(follower.info("replication", "master_link_status"), "down");
+    client.expect_ok("MULTI");
+    assert_eq!(client.words("GET k").error(), Some(DOWN));
+    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+
+    // In a MULTI it counts what holds at EXEC, and only for what may not be stale.
+    other.expect_ok("CONFIG SET slave-serve-stale-data yes");
+    client.expect_ok("MULTI");
+    client.words("GET k");
+    other.expect_ok("CONFIG SET replica-serve-stale-data no");
+    let why = format!("EXECABORT Transaction discarded because of: {DOWN}");
+    assert_eq!(client.words("EXEC").error(), Some(why.as_str()));
+    client.expect_ok("MULTI");
+    client.words("OBJECT HELP");
+    client.words("CONFIG SET replica-serve-stale-data yes");
+    assert_eq!(client.words("EXEC").error(), None);
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
+    other.expect_ok("CONFIG SET replica-serve-stale-data no");
+    assert_eq!(client.words("GET k").error(), Some(DOWN));
+
+    leader.restart();
+    wait::until("the link", || client.words("GET k").text().as_deref() == Some("v"));
+    // One that follows nobody has no link to miss. What Sentinel says to promote it is not refused.
+    leader.kill();
+    wait::until("the follower to have lost its leader", || client.words("GET k").error() == Some(DOWN));
+    client.expect_ok("MULTI");
+    for word in ["SLAVEOF NO ONE", "CONFIG REWRITE", "CLIENT KILL TYPE pubsub"] {
+        assert_eq!(client.words(word).text().as_deref(), Some("QUEUED"), "{word}");
+    }
+    let replies = client.words("EXEC").elements().expect("an array");
+    assert!(replies[0].is_ok(), "{replies:?}");
+    assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
+}
+
 #[test]
 fn a_unix_socket_serves_what_the_port_serves() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -30,7 +30,7 @@ use crate::engine::{Access, Engine};
 use crate::node::Node;
 use crate::replication::ControlPeer;
 use crate::worker::Now;
-use crate::worker::connection::{Blocked, Obstacle, Session};
+use crate::worker::connection::{Blocked, Multi, Obstacle, Queued, Session};
 
 /// Longest command name that is looked up; anything longer is unknown.
 const MAX_NAME_BYTES: usize = 32;
@@ -312,12 +312,39 @@ fn check(call: &mut Call<'_>, entry: &Entry, argv: &[&[u8]]) -> Result<(), Strin
     let command = subcommand::resolve(spec, argv).map_err(|error| error.reply())?;
     let access = call.engine.access();
     let refusal = access.refusal(spec).map(str::to_owned);
+    let kept_back =
+        || (withholds(call, access) && !command.flags.has(flag::STALE)).then(|| MASTERDOWN.to_owned());
     // That there is nothing to read yet is found last.
     let refusal = match access {
-        Access::Loading => pubsub::refusal(call, command).or(refusal),
-        _ => refusal.or_else(|| pubsub::refusal(call, command)),
+        Access::Loading => pubsub::refusal(call, command).or_else(kept_back).or(refusal),
+        _ => refusal.or_else(|| pubsub::refusal(call, command)).or_else(kept_back),
     };
     refusal.map_or(Ok(()), Err)
+}
+
+const MASTERDOWN: &str = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+
+/// Whether this node follows, has no link with its leader, and is not to show what may be out of date. The link counts as up
+/// where INFO says so: clients are served, and the window takes the log.
+fn withholds(call: &Call<'_>, access: Access) -> bool {
+    let is_down = || match access {
+        Access::ReadOnly => !call.node.window_is_open(),
+        Access::Loading => true,
+        Access::ReadWrite | Access::NoReplicas | Access::Failed => false,
+    };
+    !call.config.replica_serve_stale_data && is_down()
+}
+
+/// Why the commands of a MULTI, all of which passed their checks when they were queued, may not run now, if they may not.
+fn exec_refusal(call: &Call<'_>, multi: &Multi) -> Option<&'static str> {
+    let access = call.engine.access();
+    let refusal = multi.queued.iter().find_map(|queued| access.refusal(queued.entry.spec));
+    let may_be_stale = |queued: &Queued| {
+        subcommand::resolve(queued.entry.spec, &queued.argv())
+            .is_ok_and(|command| command.flags.has(flag::STALE))
+    };
+    refusal
+        .or_else(|| (withholds(call, access) && !multi.queued.iter().all(may_be_stale)).then_some(MASTERDOWN))
 }
 
 /// A subcommand that the table knows and this server does not have.

@@ -91,9 +91,7 @@ pub fn exec(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
         call.reply().null_array();
         return Flow::Continue;
     }
-    let access = call.engine.access();
-    let refusal = multi.queued.iter().find_map(|queued| access.refusal(queued.entry.spec));
-    if let Some(refusal) = refusal {
+    if let Some(refusal) = super::exec_refusal(call, multi) {
         end(call);
         call.error(&format!("EXECABORT Transaction discarded because of: {refusal}"));
         return Flow::Continue;

@@ -21,6 +21,8 @@ pub(super) enum Check {
     Integer(i64, i64),
     /// Bytes.
     Memory(i64, i64),
+    /// Bytes, at least 1; less than this many are taken and made so many.
+    MemoryRaised(i64),
     /// Bytes or a percentage.
     MemoryOrPercent,
     /// One of these words.
@@ -31,7 +33,8 @@ pub(super) enum Check {
     Words,
     /// Pairs of seconds and changes, or nothing.
     Save,
-    /// Only the default, for this reason: anything else would promise what is not there.
+    /// Only the default, for this reason: anything else would promise what is not there. If the default is `yes` or `no`,
+    /// anything but these two is told so first.
     Unavailable(&'static str),
 }
 
@@ -86,7 +89,7 @@ impl Directive {
 
     pub const fn kept(name: &'static str, default: &'static str, check: Check) -> Self {
         let form = match check {
-            Check::Memory(..) => Form::Bytes,
+            Check::Memory(..) | Check::MemoryRaised(_) => Form::Bytes,
             Check::Text => Form::Quoted,
             Check::Save => Form::Pairs,
             _ => Form::Plain,
@@ -168,6 +171,7 @@ fn checked(check: Check, default: &'static str, args: &[&str]) -> Result<String,
         Check::Bool => Ok(super::value::yes_no(parse_bool(one(args)?)?)),
         Check::Integer(min, max) => Ok(parse_integer(one(args)?, min, max)?.to_string()),
         Check::Memory(min, max) => Ok(parse_memory(one(args)?, min, max)?.to_string()),
+        Check::MemoryRaised(least) => Ok(parse_memory(one(args)?, 1, i64::MAX)?.max(least).to_string()),
         Check::MemoryOrPercent => Ok(MemoryOrPercent::parse(one(args)?)?.to_string()),
         Check::OneOf(names) => {
             let text = one(args)?;
@@ -184,6 +188,9 @@ fn checked(check: Check, default: &'static str, args: &[&str]) -> Result<String,
             _ => Err("Invalid save parameters".into()),
         },
         Check::Unavailable(reason) => {
+            if matches!(default, "yes" | "no") {
+                parse_bool(one(args)?)?;
+            }
             let value = joined();
             if value.eq_ignore_ascii_case(default) { Ok(default.to_owned()) } else { Err(reason.into()) }
         }

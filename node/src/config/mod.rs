@@ -211,11 +211,9 @@ pub struct Config {
     pub replica_serve_stale_data: bool,
     /// Seconds of silence after which a peer is given up.
     pub repl_timeout_s: u64,
-    /// Seconds between heartbeats to idle followers.
-    pub repl_ping_replica_period_s: u64,
-    /// Followers that must be in reach for writes to be accepted at all; 0 for no such demand.
+    /// Good followers that there must be for a write to be taken; 0 for no such demand.
     pub min_replicas_to_write: u32,
-    /// Seconds since its last acknowledgement after which a follower no longer counts for `min-replicas-to-write`.
+    /// Whole seconds that a good follower may have been silent for; 0 for no such demand.
     pub min_replicas_max_lag_s: u64,
     /// Most bytes the image may grow to; 0 for what the file system allows.
     pub maxmemory: u64,
@@ -267,7 +265,7 @@ pub struct Config {
     pub rdma_device: Option<String>,
     /// The operator's word that what this host's RDMA device writes goes past the processor's caches (DDIO off).
     pub rdma_direct_write: bool,
-    /// `sync-max-rate`: bytes a second that a delta sync may send; 0 is no limit.
+    /// `sync-max-rate`: bytes a second that delta syncs and the repairs of scrubs may send, all of them together; 0 is no limit.
     pub sync_max_rate: u64,
     /// `scrub-interval`: seconds between two scrubs; 0 is never.
     pub scrub_interval_s: u64,
@@ -315,7 +313,6 @@ impl Default for Config {
             replica_priority: 100,
             replica_serve_stale_data: true,
             repl_timeout_s: 60,
-            repl_ping_replica_period_s: 10,
             min_replicas_to_write: 0,
             min_replicas_max_lag_s: 10,
             maxmemory: 0,
@@ -364,6 +361,13 @@ impl Config {
     #[must_use]
     pub fn output_buffer_limit(&self, class: impl Into<ClientClass>) -> OutputBufferLimit {
         self.client_output_buffer_limit[class.into() as usize]
+    }
+
+    /// How many good followers there must be for a write to be taken. As in Redis, 0 for either of the two directives about
+    /// that is no demand at all.
+    #[must_use]
+    pub fn good_replicas_to_write(&self) -> usize {
+        if self.min_replicas_max_lag_s == 0 { 0 } else { self.min_replicas_to_write as usize }
     }
 
     /// What to answer a client at `peer` (`address:port`, or the path of a unix socket) that protected mode keeps out.

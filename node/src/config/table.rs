@@ -135,8 +135,6 @@ static TABLE: &[Directive] = &[
     integer!("replica-priority", replica_priority, 0, INT_MAX).alias("slave-priority"),
     boolean!("replica-serve-stale-data", replica_serve_stale_data).alias("slave-serve-stale-data"),
     integer!("repl-timeout", repl_timeout_s, 1, INT_MAX),
-    integer!("repl-ping-replica-period", repl_ping_replica_period_s, 1, INT_MAX)
-        .alias("repl-ping-slave-period"),
     integer!("min-replicas-to-write", min_replicas_to_write, 0, INT_MAX).alias("min-slaves-to-write"),
     integer!("min-replicas-max-lag", min_replicas_max_lag_s, 0, INT_MAX).alias("min-slaves-max-lag"),
     // Memory and encodings.

@@ -61,8 +61,10 @@ pub(super) static TABLE: &[Directive] = &[
     number("repl-diskless-sync-max-replicas", "0", 0, INT_MAX),
     kept("repl-diskless-load", "disabled", Check::OneOf(&["disabled", "on-empty-db", "swapdb"])),
     flag("repl-disable-tcp-nodelay", "no"),
-    kept("repl-backlog-size", "1048576", Check::Memory(1, i64::MAX)),
-    number("repl-backlog-ttl", "3600", 0, INT_MAX),
+    // Heartbeats go out as often as `repl-timeout` makes them necessary.
+    number("repl-ping-replica-period", "10", 1, INT_MAX).alias("repl-ping-slave-period"),
+    kept("repl-backlog-size", "1048576", Check::MemoryRaised(16 << 10)),
+    number("repl-backlog-ttl", "3600", 0, i64::MAX),
     unavailable("replica-read-only", "yes", FOLLOWER_WRITES).alias("slave-read-only"),
     flag("replica-ignore-maxmemory", "yes").alias("slave-ignore-maxmemory"),
     flag("replica-lazy-flush", "no").alias("slave-lazy-flush"),

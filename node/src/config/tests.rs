@@ -163,6 +163,18 @@ fn what_would_be_a_false_promise_is_refused_and_the_rest_is_kept_with_a_warning(
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
 }
 
+/// How often followers are sent a heartbeat follows from `repl-timeout`.
+#[test]
+fn a_period_of_pings_is_kept_and_the_operator_is_told_that_it_has_no_effect() {
+    let told = ["directive 'repl-ping-replica-period' is accepted for compatibility and has no effect"];
+    let mut config = Config::default();
+    let changed = set(&mut config, &[(b"repl-ping-slave-period", b"3")]).unwrap();
+    assert_eq!(changed.warnings, told);
+    assert_eq!(value_of(&config, "repl-ping-replica-period"), "3");
+    let loaded = from_file("repl-ping-replica-period 3").unwrap();
+    assert_eq!((loaded.warnings, loaded.config), (told.map(str::to_owned).to_vec(), config));
+}
+
 #[test]
 fn includes_are_read_in_place_and_may_have_wildcards() {
     let folder = tempfile::tempdir().unwrap();
@@ -387,6 +399,15 @@ fn config_set_is_refused_in_the_words_of_redis() {
         "timeout 1 TIMEOUT 2",
         "DATABASES 5",
         "NoSuch 5",
+        "replica-read-only abc",
+        "slave-read-only 1",
+        "tls-replication maybe",
+        "repl-backlog-size 0",
+        "repl-backlog-size abc",
+        "repl-backlog-ttl -1",
+        "repl-backlog-ttl 9223372036854775808",
+        "repl-ping-replica-period 0",
+        "min-slaves-to-write -1",
     ] {
         let words: Vec<&str> = words.split(' ').collect();
         let Reply::Error(theirs) = redis.ask(&[["CONFIG", "SET"].as_slice(), &words].concat()) else {
@@ -396,6 +417,26 @@ fn config_set_is_refused_in_the_words_of_redis() {
             words.chunks_exact(2).map(|pair| (pair[0].as_bytes(), pair[1].as_bytes())).collect();
         let ours = set(&mut Config::default(), &pairs).unwrap_err().to_string();
         assert_eq!(ours, String::from_utf8_lossy(&theirs), "{words:?}");
+    }
+}
+
+#[test]
+fn config_set_makes_of_a_value_what_redis_makes_of_it() {
+    let mut redis = oracle::Redis::start();
+    for (name, value) in [
+        ("repl-backlog-size", "100"),
+        ("repl-backlog-size", "16383"),
+        ("repl-backlog-size", "17kb"),
+        ("repl-backlog-ttl", "99999999999"),
+        ("repl-backlog-ttl", "9223372036854775807"),
+        ("replica-read-only", "YES"),
+        ("min-replicas-max-lag", "2147483647"),
+    ] {
+        redis.ask(&["CONFIG", "SET", name, value]);
+        let Reply::Map(pairs) = redis.ask(&["CONFIG", "GET", name]) else { panic!("a map") };
+        let mut config = Config::default();
+        set_one(&mut config, name, value).unwrap_or_else(|error| panic!("{name} {value}: {error}"));
+        assert_eq!(Reply::Bulk(value_of(&config, name).into_bytes()), pairs[0].1, "{name} {value}");
     }
 }
 

@@ -148,6 +148,7 @@ impl Engine {
             node_id: hex(&log.node_id()),
             log_len_bytes: log.geometry().ring_len(),
             sync_followers: config.sync_followers,
+            good_followers: (config.good_replicas_to_write() > 0).then_some(0),
             loading: self.keystore.is_none(),
             failure: log.stopped().unwrap_or_default().to_owned(),
             failover_state: self.failover_state(),
@@ -180,7 +181,8 @@ impl Engine {
                 info.followers_in_reach = machine.followers().filter(|f| f.counts()).count();
                 info.walks = self.walked;
                 info.degraded = matches!(machine.availability(), Availability::Degraded { .. });
-                info.refusing = matches!(machine.availability(), Availability::Refusing { .. });
+                info.refusing = leading.refuses_writes();
+                info.good_followers = info.good_followers.map(|_| machine.good_followers());
                 info.times = times(machine, now);
                 let lag = |position| machine.lag().appends.lag(position, now.us);
                 let followers = machine.followers().map(|follower| FollowerInfo {
@@ -197,7 +199,7 @@ impl Engine {
                     durable_lsn: follower.durable.get(),
                     applied_lsn: follower.applied.get(),
                     checkpoint_lsn: follower.checkpoint.get(),
-                    silent_s: now.ms.saturating_sub(follower.last_heard_ms) / 1000,
+                    silent_s: follower.silent_s(now.ms),
                     fabric: follower.fabric.name().to_owned(),
                     fabric_reason: follower.fabric_reason.clone(),
                     mode: leading.sessions.mode(follower.id),
@@ -235,6 +237,7 @@ impl Engine {
                         up,
                         syncing: link == LinkState::Syncing,
                         silent_s: up.then(|| now.ms.saturating_sub(standing.last_heard_ms) / 1000),
+                        sync_silent_s: now.ms.saturating_sub(standing.last_heard_ms) / 1000,
                         down_s: follows.down_since_ms.map(|since| now.ms.saturating_sub(since) / 1000),
                         down_reason: follows.down_reason.clone(),
                         priority: i64::from(config.replica_priority),

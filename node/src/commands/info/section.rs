@@ -212,10 +212,16 @@ fn stats(info: &InfoSnapshot, out: &mut String) {
 /// log.
 fn replication(info: &InfoSnapshot, out: &mut String) {
     let engine = &info.engine;
+    let good = |out: &mut String| {
+        if let Some(good) = engine.good_followers {
+            fields!(out, "min_slaves_good_slaves": good);
+        }
+    };
     out.push_str("# Replication\r\n");
     match &engine.role {
         RoleInfo::Leader { followers, .. } => {
             fields!(out, "role": "master", "connected_slaves": followers.len());
+            good(out);
             for (at, follower) in followers.iter().enumerate() {
                 let _ = write!(
                     out,
@@ -244,12 +250,15 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "slave_read_repl_offset": engine.durable_lsn,
                 "slave_repl_offset": engine.durable_lsn,
             );
-            if let Some((settled, image, _)) = link.sync {
+            if let Some((settled, image, _)) = link.sync.filter(|_| link.syncing) {
+                // How long the image is, the leader says with the first step of the session.
+                let percent = if image == 0 { 0.0 } else { settled as f64 * 100.0 / image as f64 };
                 fields!(out,
                     "master_sync_total_bytes": image,
                     "master_sync_read_bytes": settled,
                     "master_sync_left_bytes": image.saturating_sub(settled),
-                    "master_sync_perc": format!("{:.2}", settled as f64 * 100.0 / image.max(1) as f64),
+                    "master_sync_perc": format!("{percent:.2}"),
+                    "master_sync_last_io_seconds_ago": link.sync_silent_s,
                 );
             }
             if !link.up {
@@ -261,6 +270,7 @@ fn replication(info: &InfoSnapshot, out: &mut String) {
                 "replica_announced": i32::from(link.announced),
                 "connected_slaves": 0,
             );
+            good(out);
         }
     }
     fields!(out,

@@ -227,7 +227,9 @@ pub struct EngineInfo {
     pub followers_in_reach: usize,
     /// Goes on with fewer followers than `sync-followers` (`on-follower-loss degrade`).
     pub degraded: bool,
-    /// Refuses writes, because fewer followers than `sync-followers` are in reach.
+    /// Followers that count for `min-replicas-to-write`; `None` where it demands nothing.
+    pub good_followers: Option<usize>,
+    /// Refuses writes, because fewer followers are in reach than `sync-followers` or `min-replicas-to-write` say.
     pub refusing: bool,
     /// On a leader, how long things take.
     pub times: TimesInfo,
@@ -376,6 +378,8 @@ pub struct LeaderLinkInfo {
     pub syncing: bool,
     /// Seconds since the leader was last heard of; `None` while the link is not up.
     pub silent_s: Option<u64>,
+    /// The same in the middle of a delta sync.
+    pub sync_silent_s: u64,
     /// Seconds since the link was lost; `None` if it never was up.
     pub down_s: Option<u64>,
     /// Why the link is down, for people; or empty.

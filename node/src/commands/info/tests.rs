@@ -161,6 +161,30 @@ fn follower_says_its_role_before_its_leader() {
     assert!(text.contains("master_link_down_since_seconds:-1\r\n"));
 }
 
+/// As in Redis, whose names these are: a tool takes them for a sync that is under way.
+#[test]
+fn progress_of_a_sync_is_shown_while_it_is_under_way_only() {
+    let shown = |syncing, image| {
+        let sync = Some((10_485_760, image, 0));
+        let link = LeaderLinkInfo { syncing, sync, sync_silent_s: 3, ..LeaderLinkInfo::default() };
+        let text = format(&follower(link), &[b"replication"]);
+        let lines = text.lines().filter(|line| line.starts_with("master_sync_"));
+        lines.map(|line| line["master_sync_".len()..].to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    // The leader has gone in the middle of it.
+    assert_eq!(shown(false, 41_943_040), "in_progress:0");
+    assert_eq!(shown(false, 0), "in_progress:0");
+    assert_eq!(
+        shown(true, 41_943_040),
+        "in_progress:1 total_bytes:41943040 read_bytes:10485760 left_bytes:31457280 perc:25.00 last_io_seconds_ago:3"
+    );
+    // It goes on with a leader that has not said how long its image is.
+    assert_eq!(
+        shown(true, 0),
+        "in_progress:1 total_bytes:0 read_bytes:10485760 left_bytes:0 perc:0.00 last_io_seconds_ago:3"
+    );
+}
+
 #[test]
 fn keyspace_lists_only_databases_with_keys() {
     let text = format(&leader(), &[b"keyspace"]);
