@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use farkeep_core::lsn::Lsn;
+use farkeep_core::recover::NEVER;
 use farkeep_fabric::{FabricError, Outgoing, Sending};
 use farkeep_leader::sync_source::Purpose;
 use farkeep_leader::{FollowerEntry, FollowerId, Walked};
@@ -147,8 +148,11 @@ impl Engine {
     /// A follower's delta sync has ended, at `applied`: the image is read from here on.
     pub fn sync_ended(&mut self, node: &Node, image_len: u64, applied: Lsn) {
         if let Role::Follower(Following { consistent_at, .. }) = &mut self.role {
+            // A scrub leaves a node serving that served before.
+            if *consistent_at == NEVER {
+                tracing::info!(%applied, bytes = image_len, "the delta sync has ended; this node serves");
+            }
             *consistent_at = applied;
-            tracing::info!(%applied, bytes = image_len, "the delta sync has ended; this node serves");
         }
         self.follower_applied(node, image_len, applied);
     }

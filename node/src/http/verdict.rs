@@ -70,13 +70,20 @@ pub fn judge(status: &Status, refusing: bool, degraded: bool, loading: bool) -> 
 fn leader(status: &Status, refusing: bool, degraded: bool) -> Verdict {
     let (have, want) = (status.followers_in_reach, status.sync_followers);
     if refusing {
-        let text = format!("writes are refused: {have} of {want} followers in reach");
-        return verdict(
-            "refusing-writes",
-            Level::Critical,
-            text,
-            "bring a follower back, or set on-follower-loss degrade to go on without",
-        );
+        let (text, advice) = if have < want {
+            (
+                format!("writes are refused: {have} of {want} followers in reach"),
+                "bring a follower back, or set on-follower-loss degrade to go on without",
+            )
+        } else {
+            (
+                format!(
+                    "writes are refused: of {have} followers in reach fewer are good than min-replicas-to-write"
+                ),
+                "bring a follower back, or lower min-replicas-to-write",
+            )
+        };
+        return verdict("refusing-writes", Level::Critical, text, advice);
     }
     let waits_us = status.uncommitted.us.unwrap_or(0);
     if waits_us >= STALLED_US {
@@ -198,7 +205,13 @@ mod tests {
         let mut status = group();
         status.followers.clear();
         status.followers_in_reach = 0;
-        assert_eq!(judge(&status, true, false, false).state, "refusing-writes");
+        let refusing = judge(&status, true, false, false);
+        assert_eq!(refusing.state, "refusing-writes");
+        assert!(refusing.text.ends_with("0 of 1 followers in reach"), "{}", refusing.text);
+        status.followers_in_reach = 1;
+        let refusing = judge(&status, true, false, false);
+        status.followers_in_reach = 0;
+        assert!(refusing.advice.ends_with("min-replicas-to-write"), "{}", refusing.advice);
         assert_eq!(judge(&status, false, true, false).state, "degraded");
         assert_eq!(judge(&status, false, false, false).state, "no-failover-target");
         status.sync_followers = 0;
