@@ -70,6 +70,23 @@ fn check_says_how_a_node_is_by_its_exit_code() {
     assert_eq!(line.lines().count(), 1);
 }
 
+/// What these commands print ends in tickets and logs.
+#[test]
+fn a_wrong_password_is_in_nothing_that_is_printed() {
+    let server = Server::farkeep();
+    server.client().expect_ok("CONFIG SET requirepass right");
+    let node = format!("127.0.0.1:{}", server.port());
+    let with_user = ["--user", "someone"];
+    for command in [&["status", "-o", "json"][..], &["topology"], &["check"], &["failover"]] {
+        for user in [&[][..], &with_user] {
+            let output = farkeep(&[command, user, &["-n", &node, "-a", "s3cret-but-wrong"]].concat());
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(!output.status.success() && said.contains("WRONGPASS"), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+}
+
 #[test]
 fn completions_and_manual_pages_are_made_for_every_command() {
     let output = farkeep(&["completions", "bash"]);
