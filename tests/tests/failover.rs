@@ -427,6 +427,62 @@ fn failover_on_the_command_line_makes_a_leader_that_answers_hand_over() {
     assert_eq!(farkeep(&to, &group.0[1]).status.code(), Some(1));
 }
 
+/// Discovery waits for the node that is silent, so the leader's time would end after the command's.
+#[test]
+fn a_failover_that_is_given_up_on_the_command_line_is_not_under_way_any_more() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.freeze();
+    leader.client().expect_ok("SET only elsewhere");
+    let given_up = farkeep(&format!("failover --timeout 1500 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&given_up.stderr).into_owned();
+    assert_eq!((state(leader).as_str(), role(leader).as_str()), ("no-failover", "master"), "{said}");
+    assert_eq!(given_up.status.code(), Some(1), "{said}");
+    assert!(said.contains("leads on"), "{said}");
+    leader.client().expect_ok("SET after that");
+    target.thaw();
+    wait_for_link(leader, target);
+    assert_eq!(role(leader), "master");
+}
+
+/// A follower that holds everything and does not answer is offered the place again and again, for longer than the time allows.
+#[test]
+fn a_failover_that_does_not_end_by_itself_is_aborted_by_the_command_line() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.freeze();
+    let given_up = farkeep(&format!("failover --timeout 700 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&given_up.stderr).into_owned();
+    assert_eq!((state(leader).as_str(), role(leader).as_str()), ("no-failover", "master"), "{said}");
+    assert_eq!(given_up.status.code(), Some(1), "{said}");
+    assert!(said.contains("leads on"), "{said}");
+    target.thaw();
+    wait_for_link(leader, target);
+    assert_eq!(role(leader), "master");
+}
+
+/// With FORCE the leader acts when its time is up.
+#[test]
+fn a_forced_failover_that_succeeds_when_time_is_up_is_told_as_a_success() {
+    let group = Group::start(2);
+    let [leader, target, other] = &group.0[..] else { unreachable!() };
+    // What the frozen one would have to hold as well is never committed, so nobody ever holds all there is.
+    leader.client().expect_ok("CONFIG SET sync-followers 2");
+    other.freeze();
+    let mut writer = leader.client();
+    writer.send(&["SET", "k", "v"]).expect("it can be sent");
+    wait::until("the write to be appended", || {
+        leader.info("farkeep", "farkeep_appended_lsn") > leader.info("farkeep", "farkeep_committed_lsn")
+    });
+    let done = farkeep(&format!("failover --force --timeout 1500 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{} leads", target.port())), "{said}");
+    assert_eq!((role(leader).as_str(), role(target).as_str()), ("slave", "master"));
+    other.thaw();
+    wait_for_link(target, other);
+}
+
 #[test]
 fn failover_after_a_kill_promotes_the_most_advanced_of_the_followers() {
     let mut group = Group::start(2);

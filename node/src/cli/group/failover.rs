@@ -7,6 +7,8 @@
 //! anything, and at least one of them holds any given acknowledged write; so the most advanced one holds them all. With fewer,
 //! or with `sync-followers 0`, nobody can know, and one is asked before anything is done.
 
+mod planned;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
@@ -18,7 +20,7 @@ use farkeep_proto::resp::client::Reply;
 
 use super::discover::{Address, Group, Login, Node};
 use super::{GroupArguments, WOULD_LOSE};
-use crate::cli::client::{Client, field_of};
+use crate::cli::client::Client;
 use crate::commands::info::human;
 
 /// Between two looks at whether it is done.
@@ -116,73 +118,6 @@ impl Run<'_> {
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    /// The leader answers: it hands over.
-    fn planned(&self, leader: &Node) -> Result<ExitCode> {
-        let end = leader.info.number("farkeep_appended_lsn");
-        let lines = leader.info.lists("farkeep_follower");
-        let lines: Vec<(Address, u64)> = lines
-            .iter()
-            .filter_map(|line| {
-                Some((line.get("address")?.parse().ok()?, line.get("durable_lsn")?.parse().ok()?))
-            })
-            .collect();
-        if lines.is_empty() {
-            bail!("the leader {} has no followers", leader.announced());
-        }
-        say!("{} leads; its log ends at LSN {end}.", leader.announced());
-        let mut sorted = lines.clone();
-        sorted.sort_by_key(|(_, durable)| std::cmp::Reverse(*durable));
-        for (address, durable) in &sorted {
-            say!(
-                "  follower {address} is durable up to {durable}, {} behind",
-                human(end.saturating_sub(*durable))
-            );
-        }
-        let target = match &self.arguments.to {
-            Some(to) => {
-                let known = self.group.find(to).map_or(to, Node::announced);
-                if !lines.iter().any(|(address, _)| address == known) {
-                    bail!("{to} is no follower of {}", leader.announced());
-                }
-                Some(known.clone())
-            }
-            None => None,
-        };
-        let timeout = self.arguments.timeout.to_string();
-        let mut words = vec!["FAILOVER".to_owned()];
-        if let Some(target) = &target {
-            words.extend(["TO".to_owned(), target.host.clone(), target.port.to_string()]);
-            if self.arguments.force {
-                words.push("FORCE".to_owned());
-            }
-        }
-        words.extend(["TIMEOUT".to_owned(), timeout]);
-        if self.arguments.dry_run {
-            say!("Would tell it: {}. Nothing would be lost.", words.join(" "));
-            return Ok(ExitCode::SUCCESS);
-        }
-        let mut client = self.login.connect(&leader.address)?;
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        client.must(&words)?;
-        let successor = self.wait("the leader to hand over", || {
-            let text = client.info_text(&["replication"])?;
-            let field = |name: &str| field_of(&text, name).unwrap_or_default().to_owned();
-            if field("master_failover_state") != "no-failover" {
-                return Ok(None);
-            }
-            if field("role") == "master" {
-                bail!("{} leads on; its log says why", leader.announced());
-            }
-            Ok(Some(format!("{}:{}", field("master_host"), field("master_port"))))
-        })?;
-        say!(
-            "{successor} leads after {} ms; {} follows it.",
-            self.started.elapsed().as_millis(),
-            leader.announced()
-        );
-        Ok(ExitCode::SUCCESS)
     }
 
     /// No leader answers.
