@@ -532,6 +532,65 @@ fn failover_with_too_few_followers_to_be_sure_is_not_done_unless_forced() {
     assert_eq!(role(&group.0[2]), "master");
 }
 
+/// Started together, each through another node, which is what it prefers where two are equal.
+#[test]
+fn failovers_on_the_command_line_that_run_at_once_end_with_one_leader_that_takes_writes() {
+    for round in 0..6 {
+        let mut group = Group::start(2);
+        group.0[0].client().expect_ok("SET before v");
+        group.0[0].kill();
+        let [_, one, two] = &group.0[..] else { unreachable!() };
+        let runs = [(one, 0), (two, round)].map(|(node, late)| {
+            // In the middle of what takes the first one some tens of ms.
+            std::thread::sleep(Duration::from_millis(7 * late));
+            let mut command = Command::new(binary::farkeep());
+            command.args(["failover", "--node", &format!("127.0.0.1:{}", node.port())]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("farkeep can be started")
+        });
+        let done = runs.map(|run| run.wait_with_output().expect("it ends"));
+        let said: String = done
+            .iter()
+            .flat_map(|done| [&done.stdout, &done.stderr])
+            .map(|text| String::from_utf8_lossy(text))
+            .collect();
+        assert!(done.iter().any(|done| done.status.success()), "round {round}: {said}");
+        assert!(!said.contains("has no field"), "round {round}: {said}");
+        let (leader, follower) = if role(one) == "master" { (one, two) } else { (two, one) };
+        assert_eq!(
+            (role(leader).as_str(), role(follower).as_str()),
+            ("master", "slave"),
+            "round {round}: {said}"
+        );
+        assert_eq!(
+            follower.info("replication", "master_port"),
+            leader.port().to_string(),
+            "round {round}: {said}"
+        );
+        wait_for_link(leader, follower);
+        assert_eq!(leader.client().words("GET before").text().as_deref(), Some("v"));
+    }
+}
+
+/// The name that a run gives its connections is all that another one sees of it.
+#[test]
+fn a_failover_on_the_command_line_waits_for_its_turn() {
+    let mut group = Group::start(2);
+    group.0[0].kill();
+    let mut other = group.0[2].client();
+    other.expect_ok("CLIENT SETNAME farkeep-failover");
+    let refused = farkeep("failover --timeout 300", &group.0[1]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("another farkeep failover is at work"), "{said}");
+    for node in &group.0[1..] {
+        assert_eq!((role(node).as_str(), node.info("farkeep", "farkeep_fenced").as_str()), ("slave", "0"));
+    }
+    drop(other);
+    let done = farkeep("failover", &group.0[1]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// What keeps a leader that is only out of sight from acknowledging anything behind a failover's back.
 #[test]
 fn a_leader_whose_followers_are_fenced_acknowledges_nothing_until_they_are_let_go() {

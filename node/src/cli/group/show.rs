@@ -115,7 +115,8 @@ fn state_of(group: &Group, node: &Node) -> String {
     seen.filter(own).find_map(|line| line.get("state").cloned()).unwrap_or_else(|| "up".to_owned())
 }
 
-fn refuses_writes(leader: &Node) -> bool {
+/// Whether a leader has too few followers to take writes.
+pub(super) fn refuses_writes(leader: &Node) -> bool {
     let info = &leader.info;
     info.number("farkeep_followers_in_reach") < info.number("farkeep_sync_followers")
         && info.number("farkeep_degraded") == 0

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use farkeep_proto::resp::client::Reply;
 
 use super::super::discover::{Address, Group, Node};
-use super::{LOOK, Run};
+use super::{LOOK, Run, turn};
 use crate::cli::client::{Client, field_of};
 use crate::commands::info::human;
 
@@ -77,6 +77,12 @@ impl Watched<'_> {
 impl Run<'_> {
     /// The leader answers: it hands over.
     pub(super) fn planned(&self, leader: &Node) -> Result<ExitCode> {
+        let mut client = self.login.connect(&leader.address)?;
+        // It was promoted a moment ago, and is still to get its followers.
+        if turn::is_taken(&mut client) {
+            say!("{} has just been promoted by another farkeep failover.", leader.announced());
+            return self.led_by_another();
+        }
         let target = self.show_followers(leader)?;
         let mut words = vec!["FAILOVER".to_owned()];
         if let Some(target) = &target {
@@ -97,8 +103,7 @@ impl Run<'_> {
                 self.arguments.timeout
             );
         }
-        let client = Some(self.login.connect(&leader.address)?);
-        let mut watched = Watched { run: self, leader, client };
+        let mut watched = Watched { run: self, leader, client: Some(client) };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         // Without an answer it may have been understood all the same.
         if let Ok(Reply::Error(text)) = watched.ask(&words) {
