@@ -5,6 +5,7 @@
 pub mod discover;
 mod failover;
 mod show;
+pub mod sync;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use super::Output;
 use discover::{Address, Group, Login};
 
 pub use failover::{FailoverArguments, failover};
+pub use show::why_down;
 
 /// Between two looks of `--watch`.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ const LEADERLESS: u8 = 5;
 /// What `--help` of these commands ends with.
 pub const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; or (status) all is well
+  0  done; or (status) all is well, but for a follower that is being synchronised while no write waits for it
   1  not done, for the reason that was printed; nothing has changed unless it says so
   2  the command line is wrong
   3  not done: acknowledged writes could be lost, and neither --force nor an answer at the terminal allowed it
