@@ -461,6 +461,26 @@ fn a_failover_that_does_not_end_by_itself_is_aborted_by_the_command_line() {
     assert_eq!(role(leader), "master");
 }
 
+/// The old leader has no password for the new one: a failover that gave the group a leader and took a follower from it.
+#[test]
+fn a_failover_after_which_the_old_leader_has_no_link_is_told_as_one() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.client().expect_ok("CONFIG SET requirepass secret");
+    let address = format!("127.0.0.1:{}", target.port());
+    let mut command = Command::new(binary::farkeep());
+    command.args(["failover", "--timeout", "5000", "--to", &address]);
+    command.args(["--node", &format!("127.0.0.1:{}", leader.port())]);
+    let done = command.stdin(Stdio::null()).output().expect("farkeep can be started");
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert_eq!(done.status.code(), Some(4), "{said}");
+    assert!(said.contains(&format!("{address} leads")) && said.contains("has no link to it: "), "{said}");
+    assert_eq!(role(leader), "slave");
+    let mut client = target.client();
+    client.expect_ok("AUTH secret");
+    assert_eq!(client.words("ROLE").elements().expect("an array")[0].text().as_deref(), Some("master"));
+}
+
 /// With FORCE the leader acts when its time is up.
 #[test]
 fn a_forced_failover_that_succeeds_when_time_is_up_is_told_as_a_success() {

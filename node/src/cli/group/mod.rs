@@ -37,7 +37,7 @@ Exit codes:
   1  not done, for the reason that was printed; nothing has changed unless it says so
   2  the command line is wrong
   3  not done: acknowledged writes could be lost, and neither --force nor an answer at the terminal allowed it
-  4  (status) there is a leader, but fewer followers than there should be
+  4  (status, failover) there is a leader, but fewer followers than there should be
   5  (status) there is no leader, or more than one";
 
 /// Which group, and how to get in.

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use farkeep_proto::resp::client::Reply;
 
-use super::super::discover::{Address, Group, Node};
+use super::super::UNHEALTHY;
+use super::super::discover::{Address, Fields, Group, Node};
+use super::super::show::why_down;
+use super::super::sync::Progress;
 use super::{LOOK, Run, turn};
-use crate::cli::client::{Client, field_of};
+use crate::cli::client::Client;
 use crate::commands::info::human;
 
 /// How long after its TIMEOUT a leader may take to end a handover: an offer that is out then waits half a second for its answer.
@@ -26,6 +29,9 @@ struct Standing {
     under_way: bool,
     leads: bool,
     follows: String,
+    has_link: bool,
+    /// Why it has none, or how far it is with getting one.
+    why_not: String,
 }
 
 /// The old leader, as it is watched; the connection to it may have to be made anew.
@@ -50,20 +56,27 @@ impl Watched<'_> {
     }
 
     fn look(&mut self) -> Option<Standing> {
-        let Ok(Reply::Bulk(text)) = self.ask(&["INFO", "replication"]) else { return None };
-        let text = String::from_utf8_lossy(&text);
-        let field = |name: &str| field_of(&text, name).unwrap_or_default();
+        let Ok(Reply::Bulk(text)) = self.ask(&["INFO", "replication", "farkeep"]) else { return None };
+        let info = Fields::new(String::from_utf8_lossy(&text).into_owned());
+        let why_not = Progress::of_follower(&info)
+            .map_or_else(|| why_down(&info).to_owned(), |progress| progress.to_string());
         Some(Standing {
-            under_way: field("master_failover_state") != "no-failover",
-            leads: field("role") == "master",
-            follows: format!("{}:{}", field("master_host"), field("master_port")),
+            under_way: info.text("master_failover_state") != "no-failover",
+            leads: info.text("role") == "master",
+            follows: format!("{}:{}", info.text("master_host"), info.text("master_port")),
+            has_link: info.text("master_link_status") == "up",
+            why_not,
         })
     }
 
     /// How it ended; `None` if it has not until then.
     fn end(&mut self, until: Instant) -> Option<Standing> {
+        self.wait(until, |standing| !standing.under_way)
+    }
+
+    fn wait(&mut self, until: Instant, such: impl Fn(&Standing) -> bool) -> Option<Standing> {
         loop {
-            if let Some(standing) = self.look().filter(|standing| !standing.under_way) {
+            if let Some(standing) = self.look().filter(&such) {
                 return Some(standing);
             }
             if Instant::now() >= until {
@@ -127,12 +140,26 @@ impl Run<'_> {
             Some(Standing { leads: true, .. }) => {
                 bail!("{} leads on; its log says why", leader.announced())
             }
-            Some(Standing { follows, .. }) => {
+            Some(standing) => {
                 let took_ms = self.started.elapsed().as_millis();
-                say!("{follows} leads after {took_ms} ms; {} follows it.", leader.announced());
-                Ok(ExitCode::SUCCESS)
+                Ok(self.followed(&mut watched, standing, took_ms))
             }
         }
+    }
+
+    /// The leader follows its successor, as soon as it has got a link to it.
+    fn followed(&self, watched: &mut Watched<'_>, standing: Standing, took_ms: u128) -> ExitCode {
+        let (successor, name) = (standing.follows.clone(), watched.leader.announced());
+        let linked = standing.has_link || watched.wait(self.deadline(), |now| now.has_link).is_some();
+        if linked {
+            say!("{successor} leads after {took_ms} ms; {name} follows it.");
+            return ExitCode::SUCCESS;
+        }
+        let why_not = watched.look().map_or(standing.why_not, |now| now.why_not);
+        say!(
+            "{successor} leads after {took_ms} ms; {name} is to follow it, but has no link to it: {why_not}"
+        );
+        ExitCode::from(UNHEALTHY)
     }
 
     /// Says how far the followers are, and who is to lead if that was said.
@@ -171,7 +198,8 @@ impl Run<'_> {
         if let [successor] = group.leaders().as_slice()
             && successor.announced() != leader.announced()
         {
-            bail!("{} leads, but {} does not answer any more", successor.announced(), leader.announced());
+            say!("{} leads, but {} does not answer any more.", successor.announced(), leader.announced());
+            return Ok(ExitCode::from(UNHEALTHY));
         }
         bail!(
             "{} was told to hand over and does not answer any more; if it still can, it does so within the time that it was given \
