@@ -1,5 +1,6 @@
 //! FAILOVER, and what follows from it for clients; the followers of a leader that is gone; `farkeep failover` and its kin.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -405,6 +406,38 @@ fn a_group_is_shown_whichever_node_is_asked() {
     let nobody = farkeep("status", &group.0[0]);
     assert_eq!(nobody.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&nobody.stderr).lines().count(), 1);
+}
+
+#[test]
+fn a_watch_goes_on_with_the_other_nodes_when_the_one_that_was_named_is_gone() {
+    let mut group = Group::start(2);
+    let address = |node: &Server| format!("127.0.0.1:{}", node.port());
+    let mut watch = Command::new(binary::farkeep())
+        .args(["status", "--watch", "-o", "json", "--node", &address(&group.0[1])])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("farkeep can be started");
+    let mut lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("it goes on").expect("it can be read");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    };
+    let first = next();
+    assert_eq!((&first["leader"], &first["followers"]), (&address(&group.0[0]).into(), &2.into()));
+    group.0[1].kill();
+    // A look may have been under way.
+    let later = [next(), next()].into_iter().find(|status| status["followers"] == 1);
+    let later = later.expect("one follower is gone");
+    assert_eq!(later["leader"], address(&group.0[0]), "{later:#}");
+    let gone = format!("{} does not answer", address(&group.0[1]));
+    let problems = later["problems"].as_array().expect("an array");
+    assert!(
+        problems.iter().any(|problem| problem.as_str().is_some_and(|text| text.contains(&gone))),
+        "{later:#}"
+    );
+    watch.kill().expect("it still runs");
+    watch.wait().expect("it ends");
 }
 
 #[test]

@@ -121,9 +121,42 @@ pub fn lag(arguments: &ShowArguments) -> Result<ExitCode> {
     show(arguments, show::lag)
 }
 
-fn show(arguments: &ShowArguments, look: fn(&Group) -> Shown) -> Result<ExitCode> {
+/// Looks at a group again and again, also once the nodes that were named are gone.
+#[derive(Debug)]
+pub struct Lookout<'a> {
+    arguments: &'a GroupArguments,
+    /// Who answered the last time.
+    answered: Vec<Address>,
+}
+
+impl<'a> Lookout<'a> {
+    /// Nobody has been looked at yet.
+    pub fn new(arguments: &'a GroupArguments) -> Self {
+        Self { arguments, answered: Vec::new() }
+    }
+
+    /// All nodes that can be found.
+    ///
+    /// # Errors
+    /// When neither one that was named nor one that answered the last time does.
+    pub fn look(&mut self) -> Result<Group> {
+        let named = self.arguments.discover();
+        let group = match named {
+            Err(_) if !self.answered.is_empty() => {
+                let nodes = [&self.arguments.nodes[..], &self.answered].concat();
+                Group::discover(&nodes, &self.arguments.login())?
+            }
+            named => named?,
+        };
+        self.answered = group.nodes.iter().map(|node| node.address.clone()).collect();
+        Ok(group)
+    }
+}
+
+fn show(arguments: &ShowArguments, judge: fn(&Group) -> Shown) -> Result<ExitCode> {
+    let mut lookout = Lookout::new(&arguments.group);
+    let mut shown = judge(&lookout.look()?);
     loop {
-        let shown = look(&arguments.group.discover()?);
         let mut out = std::io::stdout().lock();
         if arguments.watch && arguments.output == Output::Table && out.is_terminal() {
             // Home, and clear what follows.
@@ -137,6 +170,13 @@ fn show(arguments: &ShowArguments, look: fn(&Group) -> Shown) -> Result<ExitCode
         if !arguments.watch || !read {
             return Ok(ExitCode::from(shown.code));
         }
-        std::thread::sleep(WATCH_PERIOD);
+        shown = loop {
+            std::thread::sleep(WATCH_PERIOD);
+            match lookout.look() {
+                Ok(group) => break judge(&group),
+                // They may come back.
+                Err(error) => eprintln!("farkeep: {}", super::one_line(&error)),
+            }
+        };
     }
 }
