@@ -49,6 +49,36 @@ fn demo_whose_output_nobody_reads_ends_without_a_panic() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    let server = Server::farkeep();
+    let node = format!("127.0.0.1:{}", server.port());
+    let pool = shown(&server.pool());
+    for args in [
+        &["version"][..],
+        &["completions", "bash"],
+        &["man"],
+        &["status", "-n", &node],
+        &["topology", "-o", "json", "-n", &node],
+        &["check", "--alone", "-n", &node],
+        &["pool", "inspect", &pool],
+    ] {
+        let run = |out: Stdio| {
+            let mut command = Command::new(binary::farkeep());
+            command.args(args).stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
+            command.spawn().expect("farkeep can be started").wait_with_output().expect("it ends")
+        };
+        let full = run(fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there").into());
+        let said = text(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("standard output could not be written: No space left"), "{args:?}: {said}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let unread = run(writer.into());
+        assert!(unread.status.success() && unread.stderr.is_empty(), "{args:?}: {}", text(&unread.stderr));
+    }
+}
+
+#[test]
 fn check_says_how_a_node_is_by_its_exit_code() {
     let mut server = Server::farkeep();
     let node = format!("127.0.0.1:{}", server.port());

@@ -163,8 +163,9 @@ fn show(arguments: &ShowArguments, judge: fn(&Group) -> Shown) -> Result<ExitCod
             write!(out, "\x1b[H\x1b[J")?;
         }
         let text = arguments.output.render(&shown.table, &shown.json, arguments.watch);
-        let written = writeln!(out, "{text}");
-        let read = written.and_then(|()| out.flush()).is_ok();
+        let written = writeln!(out, "{text}").and_then(|()| out.flush());
+        super::note_written(&written);
+        let read = written.is_ok();
         drop(out);
         // Without a reader there is nothing to watch for.
         if !arguments.watch || !read {
