@@ -554,6 +554,8 @@ fn failover_after_a_kill_promotes_the_most_advanced_of_the_followers() {
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("nothing acknowledged is lost"), "{said}");
+    let advice = format!("REPLICAOF 127.0.0.1 {} there, and CONFIG REWRITE", group.0[2].port());
+    assert!(said.contains(&advice), "{said}");
     assert_eq!((role(&group.0[1]).as_str(), role(&group.0[2]).as_str()), ("slave", "master"));
     let mut client = group.0[2].client();
     client.expect_ok("SET first write");

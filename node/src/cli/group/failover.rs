@@ -357,7 +357,9 @@ impl Run<'_> {
         let led_ms = self.started.elapsed().as_millis();
         // Who has a configuration file keeps its role over a restart.
         for node in std::iter::once(&mut leader).chain(&mut fenced) {
-            node.client.call(&["CONFIG", "REWRITE"])?;
+            if let Err(error) = node.client.call(&["CONFIG", "REWRITE"]) {
+                eprintln!("farkeep: {} may lose its role with a restart: {error}", node.node.announced());
+            }
         }
         say!("{name} leads after {led_ms} ms; {follow} of {} others follow it.", fenced.len());
         if fenced.len() < sync {
@@ -366,6 +368,7 @@ impl Run<'_> {
                  CONFIG SET sync-followers.",
                 sync - fenced.len()
             );
+            advise_old_leader(&name);
             return Ok(ExitCode::SUCCESS);
         }
         let leads = self.wait("the new leader to have its followers", || {
@@ -377,7 +380,7 @@ impl Run<'_> {
             return self.led_by_another();
         }
         say!("It takes writes after {} ms.", self.started.elapsed().as_millis());
-        say!("When the old leader comes back: REPLICAOF {} {} there.", name.host, name.port);
+        advise_old_leader(&name);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -387,6 +390,16 @@ impl Fenced<'_> {
     fn is_still_fenced(&mut self) -> bool {
         look(self.node, &mut self.client).is_ok_and(|now| now.is_still_fenced(self.node))
     }
+}
+
+/// What is left to do: the old leader could not be told, and its file says that it leads.
+fn advise_old_leader(leader: &Address) {
+    say!(
+        "When the old leader comes back: REPLICAOF {} {} there, and CONFIG REWRITE if it has a configuration file, which still \
+         says otherwise.",
+        leader.host,
+        leader.port
+    );
 }
 
 /// Nobody is promoted: who is still as this run has left it follows whom it followed before.
