@@ -494,6 +494,29 @@ fn a_failover_that_does_not_end_by_itself_is_aborted_by_the_command_line() {
     assert_eq!(role(leader), "master");
 }
 
+#[test]
+fn a_failover_whose_leader_dies_on_the_way_says_that_it_is_silent() {
+    let mut group = Group::start(2);
+    let target = format!("127.0.0.1:{}", group.0[1].port());
+    group.0[1].freeze();
+    let run = Command::new(binary::farkeep())
+        .args(["failover", "--timeout", "1500", "--to", &target])
+        .args(["--node", &format!("127.0.0.1:{}", group.0[0].port())])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("farkeep can be started");
+    wait::until("the failover to be under way", || state(&group.0[0]) != "no-failover");
+    group.0[0].kill();
+    let done = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("does not answer any more"), "{said}");
+    group.0[1].thaw();
+    assert_eq!((role(&group.0[1]).as_str(), role(&group.0[2]).as_str()), ("slave", "slave"));
+}
+
 /// The old leader has no password for the new one: a failover that gave the group a leader and took a follower from it.
 #[test]
 fn a_failover_after_which_the_old_leader_has_no_link_is_told_as_one() {

@@ -7,9 +7,9 @@
 //! anything, and at least one of them holds any given acknowledged write; so the most advanced one holds them all. With fewer,
 //! or with `sync-followers 0`, nobody can know, and one is asked before anything is done.
 //!
-//! Several runs, which two people or a script and a person may well start at once, take turns ([`turn`]). Besides, before a node is
-//! told anything it is looked at: one that somebody else has promoted, or told whom to follow, is left alone. Who finds that the group has got
-//! a leader without him waits for that one to take writes, and says who it is.
+//! Several runs, which two people or a script and a person may well start at once, take turns ([`turn`]). Besides, before
+//! a node is told anything it is looked at: one that somebody else has promoted, or told whom to follow, is left alone.
+//! Who finds that the group has got a leader without him waits for that one to take writes, and says who it is.
 
 mod planned;
 #[cfg(test)]

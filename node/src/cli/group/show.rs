@@ -133,7 +133,8 @@ fn fabric_of(group: &Group, node: &Node) -> String {
 
 /// `farkeep status`: one verdict, and what is wrong.
 ///
-/// A delta sync is how a follower joins, and no fault. As long as there are as many others as there should be, it changes no more than a word.
+/// A delta sync is how a follower joins, and no fault. As long as there are as many others as there should be, it changes
+/// no more than a word.
 pub fn status(group: &Group) -> Shown {
     let leaders = group.leaders();
     let (mut problems, mut warnings, mut syncs) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! How far a delta sync is, as far as INFO says it: the follower knows how many bytes of its image are settled, the leader also how fast
-//! that goes.
+//! How far a delta sync is, as far as INFO says it: the follower knows how many bytes of its image are settled, the leader
+//! also how fast that goes.
 
 use std::fmt;
 

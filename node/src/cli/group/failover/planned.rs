@@ -1,9 +1,9 @@
 //! A leader that answers hands over.
 //!
-//! It is told with FAILOVER, which it carries out by itself: whoever told it and goes away does not end it. So what it is told has a
-//! TIMEOUT of what is left of this command's time, and this command stays until the leader has come to an end. With FORCE that is
-//! a little after the TIMEOUT, which is when the leader acts. Should it not come to one, the order is taken back (FAILOVER ABORT).
-//! What is reported in the end is who leads, never what was expected.
+//! It is told with FAILOVER, which it carries out by itself: whoever told it and goes away does not end it. So what it is
+//! told has a TIMEOUT of what is left of this command's time, and this command stays until the leader has come to an end.
+//! With FORCE that is a little after the TIMEOUT, which is when the leader acts. Should it not come to one, the order is
+//! taken back (FAILOVER ABORT). What is reported in the end is who leads, never what was expected.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

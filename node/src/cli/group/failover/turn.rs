@@ -1,13 +1,14 @@
 //! One `farkeep failover` at a time.
 //!
-//! Two that promote at once would each undo what the other does. They know nothing of each other but through the nodes, and followers
-//! take no writes; what a follower does show to everybody is how its connections are called. So who is about to fence calls a
-//! connection to each follower [`NAME`], node by node in the order of their ids, and looks whether another one is called so.
-//! The one with the lower id goes first unless the other was there before (the one-bit algorithm of Burns and Lamport): who sees a lower one
-//! takes its name back until that is gone, then who sees a higher one waits. Whoever dies loses its connections, and with them its turn.
+//! Two that promote at once would each undo what the other does. They know nothing of each other but through the nodes,
+//! and followers take no writes; what a follower does show to everybody is how its connections are called. So who is about
+//! to fence calls a connection to each follower [`NAME`], node by node in the order of their ids, and looks whether
+//! another one is called so. The one with the lower id goes first unless the other was there before (the one-bit algorithm
+//! of Burns and Lamport): who sees a lower one takes its name back until that is gone, then who sees a higher one waits.
+//! Whoever dies loses its connections, and with them its turn.
 //!
-//! This keeps runs apart, not Sentinel and people with redis-cli; and not runs that reach different followers. So each step
-//! looks at its node first all the same.
+//! This keeps runs apart, not Sentinel and people with redis-cli; and not runs that reach different followers. So each
+//! step looks at its node first all the same.
 
 use std::time::Instant;
 
