@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use farkeep_tests::binary;
+use farkeep_tests::pair::wait_for_link;
 use farkeep_tests::server::{Server, scratch_dir};
+use farkeep_tests::{ServerBuilder, binary, wait};
 
 /// Runs farkeep with these arguments until it ends.
 fn farkeep(args: &[&str]) -> Output {
@@ -48,6 +49,36 @@ fn demo_whose_output_nobody_reads_ends_without_a_panic() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    let server = Server::farkeep();
+    let node = format!("127.0.0.1:{}", server.port());
+    let pool = shown(&server.pool());
+    for args in [
+        &["version"][..],
+        &["completions", "bash"],
+        &["man"],
+        &["status", "-n", &node],
+        &["topology", "-o", "json", "-n", &node],
+        &["check", "--alone", "-n", &node],
+        &["pool", "inspect", &pool],
+    ] {
+        let run = |out: Stdio| {
+            let mut command = Command::new(binary::farkeep());
+            command.args(args).stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
+            command.spawn().expect("farkeep can be started").wait_with_output().expect("it ends")
+        };
+        let full = run(fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there").into());
+        let said = text(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("standard output could not be written: No space left"), "{args:?}: {said}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let unread = run(writer.into());
+        assert!(unread.status.success() && unread.stderr.is_empty(), "{args:?}: {}", text(&unread.stderr));
+    }
+}
+
+#[test]
 fn check_says_how_a_node_is_by_its_exit_code() {
     let mut server = Server::farkeep();
     let node = format!("127.0.0.1:{}", server.port());
@@ -68,6 +99,69 @@ fn check_says_how_a_node_is_by_its_exit_code() {
     let (status, line) = code(&["--alone"]);
     assert_eq!(status, Some(2), "{line}");
     assert_eq!(line.lines().count(), 1);
+}
+
+/// What these commands print ends in tickets and logs.
+#[test]
+fn a_wrong_password_is_in_nothing_that_is_printed() {
+    let server = Server::farkeep();
+    server.client().expect_ok("CONFIG SET requirepass right");
+    let node = format!("127.0.0.1:{}", server.port());
+    let with_user = ["--user", "someone"];
+    for command in [&["status", "-o", "json"][..], &["topology"], &["check"], &["failover"]] {
+        for user in [&[][..], &with_user] {
+            let output = farkeep(&[command, user, &["-n", &node, "-a", "s3cret-but-wrong"]].concat());
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(!output.status.success() && said.contains("WRONGPASS"), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+}
+
+/// It is how a follower joins, and no fault of the group that goes on meanwhile.
+#[test]
+fn a_delta_sync_is_shown_with_its_progress_and_is_no_lost_link() {
+    let node = || ServerBuilder::farkeep().args("--log-size 4mb --sync-followers 1").expect_log("");
+    let leader = node().args("--sync-max-rate 4mb").start();
+    let directive = format!("127.0.0.1 {}", leader.port());
+    let whole = node().directive("replicaof", &directive).start();
+    wait_for_link(&leader, &whole);
+    let mut client = leader.client();
+    for key in 0..300 {
+        let value = format!("{key:07}").repeat(100 << 10 >> 3);
+        assert!(client.command(&["SET", &format!("key:{key}"), &value]).is_ok());
+    }
+    let joining = node().directive("replicaof", &directive).start();
+    let settled = || joining.info("farkeep", "farkeep_sync_settled_bytes").parse::<u64>().unwrap_or(0);
+    wait::until("a part of the image to be settled", || settled() > 1 << 20);
+
+    let address = |node: &Server| format!("127.0.0.1:{}", node.port());
+    let output = farkeep(&["status", "-o", "json", "-n", &address(&joining)]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(output.status.code(), Some(0), "{status:#}");
+    assert_eq!((&status["verdict"], &status["problems"]), (&"synchronising".into(), &serde_json::json!([])));
+    let sync = &status["synchronising"][0];
+    assert_eq!(sync["address"], address(&joining), "{status:#}");
+    let number = |name: &str| sync[name].as_u64().unwrap_or_else(|| panic!("{name}: {status:#}"));
+    assert!(number("settled_bytes") > 1 << 20 && number("image_bytes") > 20 << 20, "{status:#}");
+    assert!(number("rate_bytes_s") > 0 && number("eta_s") > 0, "{status:#}");
+    let table = text(&farkeep(&["status", "-n", &address(&leader)]).stdout);
+    let line = format!("{} is being synchronised, ", address(&joining));
+    assert!(table.starts_with("synchronising: ") && table.contains(&line), "{table}");
+    for node in [&joining, &leader] {
+        let output = farkeep(&["check", "-n", &address(node)]);
+        let line = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        assert!(line.contains("being synchronised, ") && !line.contains("down"), "{line}");
+    }
+    client.expect_ok("CONFIG SET sync-max-rate 0");
+    wait_for_link(&leader, &joining);
+    let output = farkeep(&["status", "-n", &address(&leader)]);
+    assert!(
+        output.status.success() && text(&output.stdout).starts_with("healthy: "),
+        "{}",
+        text(&output.stdout)
+    );
 }
 
 #[test]
@@ -134,5 +228,5 @@ fn start_in_the_background_is_over_when_the_node_serves_and_tells_a_failure() {
     assert!(pid.trim().parse::<u32>().is_ok(), "{pid}");
     let mut cli = Command::new(binary::redis_cli());
     cli.args(["-s", &socket, "SHUTDOWN"]).output().expect("redis-cli can be started");
-    farkeep_tests::wait::until("the node to have removed its pid file", || !Path::new(&pidfile).exists());
+    wait::until("the node to have removed its pid file", || !Path::new(&pidfile).exists());
 }

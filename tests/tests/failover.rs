@@ -1,5 +1,6 @@
 //! FAILOVER, and what follows from it for clients; the followers of a leader that is gone; `farkeep failover` and its kin.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -408,6 +409,38 @@ fn a_group_is_shown_whichever_node_is_asked() {
 }
 
 #[test]
+fn a_watch_goes_on_with_the_other_nodes_when_the_one_that_was_named_is_gone() {
+    let mut group = Group::start(2);
+    let address = |node: &Server| format!("127.0.0.1:{}", node.port());
+    let mut watch = Command::new(binary::farkeep())
+        .args(["status", "--watch", "-o", "json", "--node", &address(&group.0[1])])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("farkeep can be started");
+    let mut lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("it goes on").expect("it can be read");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    };
+    let first = next();
+    assert_eq!((&first["leader"], &first["followers"]), (&address(&group.0[0]).into(), &2.into()));
+    group.0[1].kill();
+    // A look may have been under way.
+    let later = [next(), next()].into_iter().find(|status| status["followers"] == 1);
+    let later = later.expect("one follower is gone");
+    assert_eq!(later["leader"], address(&group.0[0]), "{later:#}");
+    let gone = format!("{} does not answer", address(&group.0[1]));
+    let problems = later["problems"].as_array().expect("an array");
+    assert!(
+        problems.iter().any(|problem| problem.as_str().is_some_and(|text| text.contains(&gone))),
+        "{later:#}"
+    );
+    watch.kill().expect("it still runs");
+    watch.wait().expect("it ends");
+}
+
+#[test]
 fn failover_on_the_command_line_makes_a_leader_that_answers_hand_over() {
     let group = Group::start(2);
     let load = Load::roaming(&group.ports(), WRITERS, 1);
@@ -425,6 +458,105 @@ fn failover_on_the_command_line_makes_a_leader_that_answers_hand_over() {
     ledger.assert_kept_by("the new leader", &mut group.0[2].client());
     // Who leads already is nobody's follower.
     assert_eq!(farkeep(&to, &group.0[1]).status.code(), Some(1));
+}
+
+/// Discovery waits for the node that is silent, so the leader's time would end after the command's.
+#[test]
+fn a_failover_that_is_given_up_on_the_command_line_is_not_under_way_any_more() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.freeze();
+    leader.client().expect_ok("SET only elsewhere");
+    let given_up = farkeep(&format!("failover --timeout 1500 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&given_up.stderr).into_owned();
+    assert_eq!((state(leader).as_str(), role(leader).as_str()), ("no-failover", "master"), "{said}");
+    assert_eq!(given_up.status.code(), Some(1), "{said}");
+    assert!(said.contains("leads on"), "{said}");
+    leader.client().expect_ok("SET after that");
+    target.thaw();
+    wait_for_link(leader, target);
+    assert_eq!(role(leader), "master");
+}
+
+/// A follower that holds everything and does not answer is offered the place again and again, for longer than the time allows.
+#[test]
+fn a_failover_that_does_not_end_by_itself_is_aborted_by_the_command_line() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.freeze();
+    let given_up = farkeep(&format!("failover --timeout 700 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&given_up.stderr).into_owned();
+    assert_eq!((state(leader).as_str(), role(leader).as_str()), ("no-failover", "master"), "{said}");
+    assert_eq!(given_up.status.code(), Some(1), "{said}");
+    assert!(said.contains("leads on"), "{said}");
+    target.thaw();
+    wait_for_link(leader, target);
+    assert_eq!(role(leader), "master");
+}
+
+#[test]
+fn a_failover_whose_leader_dies_on_the_way_says_that_it_is_silent() {
+    let mut group = Group::start(2);
+    let target = format!("127.0.0.1:{}", group.0[1].port());
+    group.0[1].freeze();
+    let run = Command::new(binary::farkeep())
+        .args(["failover", "--timeout", "1500", "--to", &target])
+        .args(["--node", &format!("127.0.0.1:{}", group.0[0].port())])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("farkeep can be started");
+    wait::until("the failover to be under way", || state(&group.0[0]) != "no-failover");
+    group.0[0].kill();
+    let done = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("does not answer any more"), "{said}");
+    group.0[1].thaw();
+    assert_eq!((role(&group.0[1]).as_str(), role(&group.0[2]).as_str()), ("slave", "slave"));
+}
+
+/// The old leader has no password for the new one: a failover that gave the group a leader and took a follower from it.
+#[test]
+fn a_failover_after_which_the_old_leader_has_no_link_is_told_as_one() {
+    let group = Group::start(2);
+    let [leader, target, _other] = &group.0[..] else { unreachable!() };
+    target.client().expect_ok("CONFIG SET requirepass secret");
+    let address = format!("127.0.0.1:{}", target.port());
+    let mut command = Command::new(binary::farkeep());
+    command.args(["failover", "--timeout", "5000", "--to", &address]);
+    command.args(["--node", &format!("127.0.0.1:{}", leader.port())]);
+    let done = command.stdin(Stdio::null()).output().expect("farkeep can be started");
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert_eq!(done.status.code(), Some(4), "{said}");
+    assert!(said.contains(&format!("{address} leads")) && said.contains("has no link to it: "), "{said}");
+    assert_eq!(role(leader), "slave");
+    let mut client = target.client();
+    client.expect_ok("AUTH secret");
+    assert_eq!(client.words("ROLE").elements().expect("an array")[0].text().as_deref(), Some("master"));
+}
+
+/// With FORCE the leader acts when its time is up.
+#[test]
+fn a_forced_failover_that_succeeds_when_time_is_up_is_told_as_a_success() {
+    let group = Group::start(2);
+    let [leader, target, other] = &group.0[..] else { unreachable!() };
+    // What the frozen one would have to hold as well is never committed, so nobody ever holds all there is.
+    leader.client().expect_ok("CONFIG SET sync-followers 2");
+    other.freeze();
+    let mut writer = leader.client();
+    writer.send(&["SET", "k", "v"]).expect("it can be sent");
+    wait::until("the write to be appended", || {
+        leader.info("farkeep", "farkeep_appended_lsn") > leader.info("farkeep", "farkeep_committed_lsn")
+    });
+    let done = farkeep(&format!("failover --force --timeout 1500 --to 127.0.0.1:{}", target.port()), leader);
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{} leads", target.port())), "{said}");
+    assert_eq!((role(leader).as_str(), role(target).as_str()), ("slave", "master"));
+    other.thaw();
+    wait_for_link(target, other);
 }
 
 #[test]
@@ -445,6 +577,8 @@ fn failover_after_a_kill_promotes_the_most_advanced_of_the_followers() {
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("nothing acknowledged is lost"), "{said}");
+    let advice = format!("REPLICAOF 127.0.0.1 {} there, and CONFIG REWRITE", group.0[2].port());
+    assert!(said.contains(&advice), "{said}");
     assert_eq!((role(&group.0[1]).as_str(), role(&group.0[2]).as_str()), ("slave", "master"));
     let mut client = group.0[2].client();
     client.expect_ok("SET first write");
@@ -474,6 +608,65 @@ fn failover_with_too_few_followers_to_be_sure_is_not_done_unless_forced() {
     let forced = farkeep("failover --force", &group.0[2]);
     assert!(forced.status.success(), "{}", String::from_utf8_lossy(&forced.stderr));
     assert_eq!(role(&group.0[2]), "master");
+}
+
+/// Started together, each through another node, which is what it prefers where two are equal.
+#[test]
+fn failovers_on_the_command_line_that_run_at_once_end_with_one_leader_that_takes_writes() {
+    for round in 0..6 {
+        let mut group = Group::start(2);
+        group.0[0].client().expect_ok("SET before v");
+        group.0[0].kill();
+        let [_, one, two] = &group.0[..] else { unreachable!() };
+        let runs = [(one, 0), (two, round)].map(|(node, late)| {
+            // In the middle of what takes the first one some tens of ms.
+            std::thread::sleep(Duration::from_millis(7 * late));
+            let mut command = Command::new(binary::farkeep());
+            command.args(["failover", "--node", &format!("127.0.0.1:{}", node.port())]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("farkeep can be started")
+        });
+        let done = runs.map(|run| run.wait_with_output().expect("it ends"));
+        let said: String = done
+            .iter()
+            .flat_map(|done| [&done.stdout, &done.stderr])
+            .map(|text| String::from_utf8_lossy(text))
+            .collect();
+        assert!(done.iter().any(|done| done.status.success()), "round {round}: {said}");
+        assert!(!said.contains("has no field"), "round {round}: {said}");
+        let (leader, follower) = if role(one) == "master" { (one, two) } else { (two, one) };
+        assert_eq!(
+            (role(leader).as_str(), role(follower).as_str()),
+            ("master", "slave"),
+            "round {round}: {said}"
+        );
+        assert_eq!(
+            follower.info("replication", "master_port"),
+            leader.port().to_string(),
+            "round {round}: {said}"
+        );
+        wait_for_link(leader, follower);
+        assert_eq!(leader.client().words("GET before").text().as_deref(), Some("v"));
+    }
+}
+
+/// The name that a run gives its connections is all that another one sees of it.
+#[test]
+fn a_failover_on_the_command_line_waits_for_its_turn() {
+    let mut group = Group::start(2);
+    group.0[0].kill();
+    let mut other = group.0[2].client();
+    other.expect_ok("CLIENT SETNAME farkeep-failover");
+    let refused = farkeep("failover --timeout 300", &group.0[1]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("another farkeep failover is at work"), "{said}");
+    for node in &group.0[1..] {
+        assert_eq!((role(node).as_str(), node.info("farkeep", "farkeep_fenced").as_str()), ("slave", "0"));
+    }
+    drop(other);
+    let done = farkeep("failover", &group.0[1]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// What keeps a leader that is only out of sight from acknowledging anything behind a failover's back.

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::group::discover::{Address, Fields, Login};
+use super::group::sync::Progress;
+use super::group::why_down;
 
 /// Arguments of `farkeep check`.
 #[derive(Debug, Args)]
@@ -96,12 +98,18 @@ fn judge(info: &Fields, limits: &CheckArguments) -> (Severity, String) {
 fn leader(info: &Fields, limits: &CheckArguments, found: &mut Vec<(Severity, String)>) -> (String, String) {
     let ms = |name: &str| info.text(name).parse::<f64>().ok();
     let (have, want) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
+    let syncs = Progress::of_leader(info);
     if info.number("farkeep_refusing") == 1 {
         found.push((Severity::Critical, format!("refuses writes, {have} of {want} followers in reach")));
+    } else if have == 0 && !limits.alone && !syncs.is_empty() {
+        found.push((Severity::Warning, "no follower could take over yet".to_owned()));
     } else if have == 0 && !limits.alone {
         found.push((Severity::Critical, "no follower could take over".to_owned()));
     } else if info.number("farkeep_degraded") == 1 {
         found.push((Severity::Warning, format!("degraded, {have} of {want} followers in reach")));
+    }
+    for (address, progress) in &syncs {
+        found.push((Severity::Warning, format!("{address} is {progress}")));
     }
     if let Some(waits) = ms("farkeep_uncommitted_ms").filter(|waits| *waits > limits.critical_ms) {
         found.push((Severity::Critical, format!("writes have waited for {waits} ms")));
@@ -132,9 +140,10 @@ fn leader(info: &Fields, limits: &CheckArguments, found: &mut Vec<(Severity, Str
 
 fn follower(info: &Fields, found: &mut Vec<(Severity, String)>) -> (String, String) {
     let leader = format!("{}:{}", info.text("master_host"), info.text("master_port"));
-    if info.text("master_link_status") != "up" {
-        let why = info.text("farkeep_link_down_reason");
-        found.push((Severity::Warning, format!("the link to {leader} is down: {why}")));
+    if let Some(progress) = Progress::of_follower(info) {
+        found.push((Severity::Warning, progress.to_string()));
+    } else if info.text("master_link_status") != "up" {
+        found.push((Severity::Warning, format!("the link to {leader} is down: {}", why_down(info))));
     }
     let unapplied = info.number("farkeep_durable_lsn").saturating_sub(info.number("farkeep_applied_lsn"));
     (format!("follower of {leader}"), format!("unapplied={unapplied}B;;;0"))
@@ -188,6 +197,22 @@ mod tests {
         let (severity, line) = told(&alone);
         assert_eq!(severity, Severity::Critical);
         assert!(!line.contains("at_risk="), "unknown is not 0: {line}");
+    }
+
+    #[test]
+    fn a_synchronisation_is_a_warning_on_either_side() {
+        let leader =
+            LEADER.replace("sync_followers:1", "sync_followers:0").replace("in_reach:1", "in_reach:0");
+        let leader = leader.replace("address=b:2,", "address=b:2,state=syncing,");
+        let (severity, line) = told(&leader);
+        assert_eq!(severity, Severity::Warning, "{line}");
+        assert!(line.starts_with("no follower could take over yet; b:2 is being synchronised; "), "{line}");
+        assert_eq!(told(&format!("{leader}farkeep_refusing:1\n")).0, Severity::Critical);
+        let info = "farkeep_version:1\nfarkeep_role:follower\nmaster_host:a\nmaster_port:1\nmaster_link_status:down\n\
+            master_sync_in_progress:1\nfarkeep_sync_settled_bytes:1024\nfarkeep_sync_image_bytes:2048\n";
+        let (severity, line) = told(info);
+        assert_eq!(severity, Severity::Warning, "{line}");
+        assert!(line.starts_with("being synchronised, 1.00K of 2.00K (50 %); follower of a:1 |"), "{line}");
     }
 
     #[test]

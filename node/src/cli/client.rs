@@ -115,11 +115,15 @@ impl Client {
     /// One command that has to succeed.
     ///
     /// # Errors
-    /// When it does not, with the node's own words.
+    /// When it does not, with the node's own words. Secrets are in neither.
     pub fn must(&mut self, words: &[&str]) -> Result<Reply> {
-        let reply = self.call(words).with_context(|| format!("{} got no answer", words.join(" ")))?;
+        let (shown, hides) = shown(words);
+        let reply = self.call(words).with_context(|| format!("{shown} got no answer"))?;
         if let Reply::Error(text) = &reply {
-            bail!("{} was answered with: {}", words.join(" "), text.escape_ascii());
+            let text = text.escape_ascii().to_string();
+            // A server that does not know the command repeats its arguments.
+            let text = if hides { text.split(", with args beginning with").next() } else { Some(&text[..]) };
+            bail!("{shown} was answered with: {}", text.unwrap_or_default());
         }
         Ok(reply)
     }
@@ -146,6 +150,14 @@ impl Client {
     }
 }
 
+/// A command as it may be printed, and whether anything was left out of it: what stands behind a word that announces a secret.
+fn shown(words: &[&str]) -> (String, bool) {
+    const ANNOUNCE: [&str; 4] = ["auth", "auth2", "requirepass", "masterauth"];
+    let announces = |word: &&str| ANNOUNCE.iter().any(|secret| word.eq_ignore_ascii_case(secret));
+    let len = words.iter().position(announces).map_or(words.len(), |at| at + 1);
+    (words[..len].join(" "), len < words.len())
+}
+
 /// The value of a field in the text of an INFO.
 pub fn field_of<'t>(text: &'t str, field: &str) -> Option<&'t str> {
     text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
@@ -160,5 +172,19 @@ mod tests {
         let text = "# Farkeep\r\nfarkeep_log_bytes:2\r\nfarkeep_log:/x\r\n";
         assert_eq!(field_of(text, "farkeep_log"), Some("/x"));
         assert_eq!(field_of(text, "log"), None);
+    }
+
+    #[test]
+    fn what_is_secret_in_a_command_is_not_shown() {
+        for (words, text) in [
+            (&["AUTH", "s3cret"][..], "AUTH"),
+            (&["auth", "someone", "s3cret"], "auth"),
+            (&["HELLO", "3", "AUTH", "someone", "s3cret", "SETNAME", "x"], "HELLO 3 AUTH"),
+            (&["CONFIG", "SET", "requirepass", "s3cret"], "CONFIG SET requirepass"),
+            (&["REPLICAOF", "NO", "ONE"], "REPLICAOF NO ONE"),
+            (&["INFO", "replication"], "INFO replication"),
+        ] {
+            assert_eq!(shown(words).0, text);
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! Everything a person sees on a terminal is decided here. A failure is one line on standard error, which
 //! says what went wrong, where, and what to do about it, and the exit code 1.
 
-/// Prints a line to standard output. If nobody reads it any more (`… | head`), that is no error.
+/// Prints a line to standard output. If nobody reads it any more (`… | head`), that is no error; whatever else goes wrong is told in
+/// the end ([`note_written`]).
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
-        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+        $crate::cli::note_written(&writeln!(std::io::stdout().lock(), $($text)*));
     }};
 }
 
@@ -24,8 +25,10 @@ mod shell;
 mod top;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -151,8 +154,31 @@ impl Output {
     }
 }
 
-/// Runs the command line; the process's exit code.
+/// Why something that was to be printed was not, for the first time.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// Something was written to standard output, or could not be.
+fn note_written(written: &io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        UNWRITTEN.get_or_init(|| error.to_string());
+    }
+}
+
+/// Runs the command line; the process's exit code. Who asked for something and did not get all of it is told so.
 pub fn run() -> ExitCode {
+    let code = run_command();
+    match UNWRITTEN.get() {
+        None => code,
+        Some(why) => {
+            eprintln!("farkeep: standard output could not be written: {why}");
+            if code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code }
+        }
+    }
+}
+
+fn run_command() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(&arguments.directives),
         Command::Demo(arguments) => demo::demo(&arguments),
@@ -246,7 +272,7 @@ mod tests {
         let error =
             anyhow::anyhow!("No space left").context("pool /x: No space left").context("cannot\nstart");
         assert_eq!(one_line(&error), "cannot start: pool /x: No space left");
-        let error = Err::<(), _>(std::io::Error::other("b")).context("a").unwrap_err();
+        let error = Err::<(), _>(io::Error::other("b")).context("a").unwrap_err();
         assert_eq!(one_line(&error), "a: b");
     }
 }

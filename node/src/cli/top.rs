@@ -17,8 +17,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
-use super::group::GroupArguments;
 use super::group::discover::{Group, Node};
+use super::group::{GroupArguments, Lookout};
 use crate::commands::info::human;
 
 /// Between two looks.
@@ -53,14 +53,15 @@ pub fn top(arguments: &TopArguments) -> Result<ExitCode> {
         bail!("top needs a terminal; for scripts there is farkeep status -o json");
     }
     let mut seen = Seen::default();
-    seen.look(arguments.group.discover()?);
+    let mut lookout = Lookout::new(&arguments.group);
+    seen.look(lookout.look()?);
     let mut terminal = ratatui::init();
-    let result = run(arguments, &mut seen, &mut terminal);
+    let result = run(&mut lookout, &mut seen, &mut terminal);
     ratatui::restore();
     result.map(|()| ExitCode::SUCCESS)
 }
 
-fn run(arguments: &TopArguments, seen: &mut Seen, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
+fn run(lookout: &mut Lookout<'_>, seen: &mut Seen, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
     loop {
         terminal.draw(|frame| draw(frame, seen))?;
         let next = Instant::now() + PERIOD;
@@ -75,7 +76,7 @@ fn run(arguments: &TopArguments, seen: &mut Seen, terminal: &mut ratatui::Defaul
                 }
             }
         }
-        match arguments.group.discover() {
+        match lookout.look() {
             Ok(group) => seen.look(group),
             Err(error) => seen.failure = Some(super::one_line(&error)),
         }

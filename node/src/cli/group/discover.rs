@@ -102,13 +102,13 @@ impl Fields {
 
     /// The values of `name0`, `name1`, ... each a list of `key=value`.
     pub fn lists(&self, name: &str) -> Vec<BTreeMap<String, String>> {
-        (0..)
-            .map_while(|at| field_of(&self.0, &format!("{name}{at}")))
-            .map(|line| {
-                let pairs = line.split(',').filter_map(|pair| pair.split_once('='));
-                pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-            })
-            .collect()
+        (0..).map_while(|at| self.list(&format!("{name}{at}"))).collect()
+    }
+
+    /// A field that is a list of `key=value`, if there is one.
+    pub fn list(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        let pairs = field_of(&self.0, name)?.split(',').filter_map(|pair| pair.split_once('='));
+        Some(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 }
 

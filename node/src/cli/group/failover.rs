@@ -6,7 +6,17 @@
 //! it. With n followers and `sync-followers` k, any n-k+1 of them leave the leader k-1 at most, which is too few to acknowledge
 //! anything, and at least one of them holds any given acknowledged write; so the most advanced one holds them all. With fewer,
 //! or with `sync-followers 0`, nobody can know, and one is asked before anything is done.
+//!
+//! Several runs, which two people or a script and a person may well start at once, take turns ([`turn`]). Besides, before
+//! a node is told anything it is looked at: one that somebody else has promoted, or told whom to follow, is left alone.
+//! Who finds that the group has got a leader without him waits for that one to take writes, and says who it is.
 
+mod planned;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,9 +27,11 @@ use clap::Args;
 use farkeep_proto::resp::client::Reply;
 
 use super::discover::{Address, Group, Login, Node};
+use super::show::refuses_writes;
 use super::{GroupArguments, WOULD_LOSE};
-use crate::cli::client::{Client, field_of};
+use crate::cli::client::Client;
 use crate::commands::info::human;
+use turn::{Turn, look};
 
 /// Between two looks at whether it is done.
 const LOOK: Duration = Duration::from_millis(2);
@@ -52,7 +64,8 @@ pub struct FailoverArguments {
 pub fn failover(arguments: &FailoverArguments) -> Result<ExitCode> {
     let started = Instant::now();
     let group = arguments.group.discover()?;
-    let run = Run { arguments, login: arguments.group.login(), started, group: &group };
+    let run =
+        Run { arguments, login: arguments.group.login(), started, asked: Cell::default(), group: &group };
     match group.leaders().as_slice() {
         [] => run.unplanned(),
         [leader] => run.planned(leader),
@@ -68,6 +81,8 @@ struct Run<'a> {
     arguments: &'a FailoverArguments,
     login: Login,
     started: Instant,
+    /// How long somebody at the terminal took to answer.
+    asked: Cell<Duration>,
     group: &'a Group,
 }
 
@@ -83,7 +98,7 @@ struct Fenced<'a> {
 
 impl Run<'_> {
     fn deadline(&self) -> Instant {
-        self.started + Duration::from_millis(self.arguments.timeout)
+        self.started + self.asked.get() + Duration::from_millis(self.arguments.timeout)
     }
 
     /// Waits until `condition` gives a value.
@@ -114,75 +129,10 @@ impl Run<'_> {
         print!("Go on all the same? [y/N] ");
         std::io::stdout().flush()?;
         let mut answer = String::new();
+        let asked = Instant::now();
         std::io::stdin().lock().read_line(&mut answer)?;
+        self.asked.set(self.asked.get() + asked.elapsed());
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    /// The leader answers: it hands over.
-    fn planned(&self, leader: &Node) -> Result<ExitCode> {
-        let end = leader.info.number("farkeep_appended_lsn");
-        let lines = leader.info.lists("farkeep_follower");
-        let lines: Vec<(Address, u64)> = lines
-            .iter()
-            .filter_map(|line| {
-                Some((line.get("address")?.parse().ok()?, line.get("durable_lsn")?.parse().ok()?))
-            })
-            .collect();
-        if lines.is_empty() {
-            bail!("the leader {} has no followers", leader.announced());
-        }
-        say!("{} leads; its log ends at LSN {end}.", leader.announced());
-        let mut sorted = lines.clone();
-        sorted.sort_by_key(|(_, durable)| std::cmp::Reverse(*durable));
-        for (address, durable) in &sorted {
-            say!(
-                "  follower {address} is durable up to {durable}, {} behind",
-                human(end.saturating_sub(*durable))
-            );
-        }
-        let target = match &self.arguments.to {
-            Some(to) => {
-                let known = self.group.find(to).map_or(to, Node::announced);
-                if !lines.iter().any(|(address, _)| address == known) {
-                    bail!("{to} is no follower of {}", leader.announced());
-                }
-                Some(known.clone())
-            }
-            None => None,
-        };
-        let timeout = self.arguments.timeout.to_string();
-        let mut words = vec!["FAILOVER".to_owned()];
-        if let Some(target) = &target {
-            words.extend(["TO".to_owned(), target.host.clone(), target.port.to_string()]);
-            if self.arguments.force {
-                words.push("FORCE".to_owned());
-            }
-        }
-        words.extend(["TIMEOUT".to_owned(), timeout]);
-        if self.arguments.dry_run {
-            say!("Would tell it: {}. Nothing would be lost.", words.join(" "));
-            return Ok(ExitCode::SUCCESS);
-        }
-        let mut client = self.login.connect(&leader.address)?;
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        client.must(&words)?;
-        let successor = self.wait("the leader to hand over", || {
-            let text = client.info_text(&["replication"])?;
-            let field = |name: &str| field_of(&text, name).unwrap_or_default().to_owned();
-            if field("master_failover_state") != "no-failover" {
-                return Ok(None);
-            }
-            if field("role") == "master" {
-                bail!("{} leads on; its log says why", leader.announced());
-            }
-            Ok(Some(format!("{}:{}", field("master_host"), field("master_port"))))
-        })?;
-        say!(
-            "{successor} leads after {} ms; {} follows it.",
-            self.started.elapsed().as_millis(),
-            leader.announced()
-        );
-        Ok(ExitCode::SUCCESS)
     }
 
     /// No leader answers.
@@ -221,16 +171,44 @@ impl Run<'_> {
             say!("Would promote {}; the others would follow it.", wanted.announced());
             return Ok(ExitCode::SUCCESS);
         }
+        let mut turn = Turn::take(self, &followers)?;
+        if turn.has_come_too_late() {
+            return self.led_by_another();
+        }
         let mut fenced = self.fence(&followers);
         let settled = self.settle(&mut fenced, known.len(), sync, followers.len());
         let chosen = match settled {
             Ok(Some(chosen)) => chosen,
             other => {
-                self.release(fenced);
+                release(fenced);
+                if turn.has_come_too_late() {
+                    return self.led_by_another();
+                }
                 return other.map(|_| ExitCode::from(WOULD_LOSE));
             }
         };
         self.promote(fenced, chosen, sync)
+    }
+
+    /// Somebody else has given the group a leader meanwhile: waits for that one to take writes, and says who it is.
+    fn led_by_another(&self) -> Result<ExitCode> {
+        let nodes: Vec<Address> = self.group.nodes.iter().map(|node| node.address.clone()).collect();
+        let leader =
+            self.wait("the leader that somebody else has chosen meanwhile to take writes", || {
+                // While roles change, a node may be too busy to answer in time.
+                let group = Group::discover(&nodes, &self.login).unwrap_or_default();
+                Ok(match group.leaders().as_slice() {
+                    [leader] if !refuses_writes(leader) => Some((*leader).clone()),
+                    _ => None,
+                })
+            })?;
+        say!("{} leads: somebody else has seen to that meanwhile. It takes writes.", leader.announced());
+        match &self.arguments.to {
+            Some(to) if leader.address != *to && leader.announced() != to => {
+                bail!("{} leads instead of {to}; run it again to have it hand over", leader.announced())
+            }
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 
     /// All followers that anybody has told of, and those that answer.
@@ -350,32 +328,27 @@ impl Run<'_> {
         Ok(Some(at))
     }
 
-    /// Nobody is promoted: everybody follows whom it followed before.
-    fn release(&self, fenced: Vec<Fenced<'_>>) {
-        for Fenced { node, mut client, .. } in fenced {
-            let Some(leader) = node.leader() else { continue };
-            let port = leader.port.to_string();
-            if let Err(error) = client.must(&["REPLICAOF", &leader.host, &port]) {
-                eprintln!(
-                    "farkeep: {} is still fenced, tell it whom to follow (REPLICAOF): {error}",
-                    node.announced()
-                );
-            }
-        }
-    }
-
     fn promote(&self, mut fenced: Vec<Fenced<'_>>, chosen: usize, sync: usize) -> Result<ExitCode> {
         let mut leader = fenced.remove(chosen);
         let name = leader.node.announced().clone();
+        if !leader.is_still_fenced() {
+            release(fenced);
+            return self.led_by_another();
+        }
         if let Err(error) = leader.client.must(&["REPLICAOF", "NO", "ONE"]) {
             fenced.push(leader);
-            self.release(fenced);
+            release(fenced);
             return Err(error
                 .context(format!("{name} could not be promoted; everybody follows the old leader again")));
         }
         let port = name.port.to_string();
         let mut follow = 0;
         for follower in &mut fenced {
+            if !follower.is_still_fenced() {
+                let node = follower.node.announced();
+                eprintln!("farkeep: {node} is left alone: somebody else has told it meanwhile what to be");
+                continue;
+            }
             match follower.client.must(&["REPLICAOF", &name.host, &port]) {
                 Ok(_) => follow += 1,
                 Err(error) => eprintln!("farkeep: {} does not follow: {error:#}", follower.node.announced()),
@@ -384,7 +357,9 @@ impl Run<'_> {
         let led_ms = self.started.elapsed().as_millis();
         // Who has a configuration file keeps its role over a restart.
         for node in std::iter::once(&mut leader).chain(&mut fenced) {
-            node.client.call(&["CONFIG", "REWRITE"])?;
+            if let Err(error) = node.client.call(&["CONFIG", "REWRITE"]) {
+                eprintln!("farkeep: {} may lose its role with a restart: {error}", node.node.announced());
+            }
         }
         say!("{name} leads after {led_ms} ms; {follow} of {} others follow it.", fenced.len());
         if fenced.len() < sync {
@@ -393,27 +368,69 @@ impl Run<'_> {
                  CONFIG SET sync-followers.",
                 sync - fenced.len()
             );
+            advise_old_leader(&name);
             return Ok(ExitCode::SUCCESS);
         }
-        self.wait("the new leader to have its followers", || {
-            let in_reach = leader.client.info("farkeep", "farkeep_followers_in_reach")?;
-            Ok((in_reach.parse::<usize>().unwrap_or(0) >= sync).then_some(()))
+        let leads = self.wait("the new leader to have its followers", || {
+            let now = look(leader.node, &mut leader.client)?;
+            Ok((!now.leads() || now.takes_writes()).then(|| now.leads()))
         })?;
+        if !leads {
+            say!("{name} does not lead any more.");
+            return self.led_by_another();
+        }
         say!("It takes writes after {} ms.", self.started.elapsed().as_millis());
-        say!("When the old leader comes back: REPLICAOF {} {} there.", name.host, name.port);
+        advise_old_leader(&name);
         Ok(ExitCode::SUCCESS)
     }
 }
 
+impl Fenced<'_> {
+    /// Whether it is as this run has left it. Who does not answer is not.
+    fn is_still_fenced(&mut self) -> bool {
+        look(self.node, &mut self.client).is_ok_and(|now| now.is_still_fenced(self.node))
+    }
+}
+
+/// What is left to do: the old leader could not be told, and its file says that it leads.
+fn advise_old_leader(leader: &Address) {
+    say!(
+        "When the old leader comes back: REPLICAOF {} {} there, and CONFIG REWRITE if it has a configuration file, which still \
+         says otherwise.",
+        leader.host,
+        leader.port
+    );
+}
+
+/// Nobody is promoted: who is still as this run has left it follows whom it followed before.
+fn release(fenced: Vec<Fenced<'_>>) {
+    for Fenced { node, mut client, .. } in fenced {
+        let Some(leader) = node.leader() else { continue };
+        let port = leader.port.to_string();
+        let released = look(node, &mut client).and_then(|now| {
+            if now.is_still_fenced(node) {
+                client.must(&["REPLICAOF", &leader.host, &port])?;
+            }
+            Ok(())
+        });
+        if let Err(error) = released {
+            eprintln!(
+                "farkeep: {} is still fenced, tell it whom to follow (REPLICAOF): {error}",
+                node.announced()
+            );
+        }
+    }
+}
+
 /// The order in which followers are preferred: those that hold a whole dataset, then the most advanced, then the one with the lower
-/// priority that is not 0, as Sentinel sees it.
+/// priority that is not 0, as Sentinel sees it. Where all that is the same the address decides, so that everybody prefers the same one.
 ///
 /// Who is in the middle of a delta sync may well have the longest log, but no image to go with it. It still counts among the n-k+1: it is
 /// there because the leader's ring has gone past what it once acknowledged, which takes k others that hold all of that.
-fn place(node: &Node, position: Position) -> (bool, Position, std::cmp::Reverse<u64>) {
+fn place(node: &Node, position: Position) -> impl Ord {
     let priority = match node.info.number("slave_priority") {
         0 => u64::MAX,
         priority => priority,
     };
-    (!node.is_mid_sync(), position, std::cmp::Reverse(priority))
+    (!node.is_mid_sync(), position, std::cmp::Reverse((priority, node.announced().clone())))
 }

@@ -5,6 +5,7 @@
 pub mod discover;
 mod failover;
 mod show;
+pub mod sync;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use super::Output;
 use discover::{Address, Group, Login};
 
 pub use failover::{FailoverArguments, failover};
+pub use show::why_down;
 
 /// Between two looks of `--watch`.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
@@ -31,11 +33,11 @@ const LEADERLESS: u8 = 5;
 /// What `--help` of these commands ends with.
 pub const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; or (status) all is well
+  0  done; or (status) all is well, but for a follower that is being synchronised while no write waits for it
   1  not done, for the reason that was printed; nothing has changed unless it says so
   2  the command line is wrong
   3  not done: acknowledged writes could be lost, and neither --force nor an answer at the terminal allowed it
-  4  (status) there is a leader, but fewer followers than there should be
+  4  (status, failover) there is a leader, but fewer followers than there should be
   5  (status) there is no leader, or more than one";
 
 /// Which group, and how to get in.
@@ -119,22 +121,63 @@ pub fn lag(arguments: &ShowArguments) -> Result<ExitCode> {
     show(arguments, show::lag)
 }
 
-fn show(arguments: &ShowArguments, look: fn(&Group) -> Shown) -> Result<ExitCode> {
+/// Looks at a group again and again, also once the nodes that were named are gone.
+#[derive(Debug)]
+pub struct Lookout<'a> {
+    arguments: &'a GroupArguments,
+    /// Who answered the last time.
+    answered: Vec<Address>,
+}
+
+impl<'a> Lookout<'a> {
+    /// Nobody has been looked at yet.
+    pub fn new(arguments: &'a GroupArguments) -> Self {
+        Self { arguments, answered: Vec::new() }
+    }
+
+    /// All nodes that can be found.
+    ///
+    /// # Errors
+    /// When neither one that was named nor one that answered the last time does.
+    pub fn look(&mut self) -> Result<Group> {
+        let named = self.arguments.discover();
+        let group = match named {
+            Err(_) if !self.answered.is_empty() => {
+                let nodes = [&self.arguments.nodes[..], &self.answered].concat();
+                Group::discover(&nodes, &self.arguments.login())?
+            }
+            named => named?,
+        };
+        self.answered = group.nodes.iter().map(|node| node.address.clone()).collect();
+        Ok(group)
+    }
+}
+
+fn show(arguments: &ShowArguments, judge: fn(&Group) -> Shown) -> Result<ExitCode> {
+    let mut lookout = Lookout::new(&arguments.group);
+    let mut shown = judge(&lookout.look()?);
     loop {
-        let shown = look(&arguments.group.discover()?);
         let mut out = std::io::stdout().lock();
         if arguments.watch && arguments.output == Output::Table && out.is_terminal() {
             // Home, and clear what follows.
             write!(out, "\x1b[H\x1b[J")?;
         }
         let text = arguments.output.render(&shown.table, &shown.json, arguments.watch);
-        let written = writeln!(out, "{text}");
-        let read = written.and_then(|()| out.flush()).is_ok();
+        let written = writeln!(out, "{text}").and_then(|()| out.flush());
+        super::note_written(&written);
+        let read = written.is_ok();
         drop(out);
         // Without a reader there is nothing to watch for.
         if !arguments.watch || !read {
             return Ok(ExitCode::from(shown.code));
         }
-        std::thread::sleep(WATCH_PERIOD);
+        shown = loop {
+            std::thread::sleep(WATCH_PERIOD);
+            match lookout.look() {
+                Ok(group) => break judge(&group),
+                // They may come back.
+                Err(error) => eprintln!("farkeep: {}", super::one_line(&error)),
+            }
+        };
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::discover::{Group, Node};
+use super::discover::{Fields, Group, Node};
+use super::sync::Progress;
 use super::{LEADERLESS, Shown, UNHEALTHY};
 use crate::commands::info::human;
 
@@ -115,7 +116,8 @@ fn state_of(group: &Group, node: &Node) -> String {
     seen.filter(own).find_map(|line| line.get("state").cloned()).unwrap_or_else(|| "up".to_owned())
 }
 
-fn refuses_writes(leader: &Node) -> bool {
+/// Whether a leader has too few followers to take writes.
+pub(super) fn refuses_writes(leader: &Node) -> bool {
     let info = &leader.info;
     info.number("farkeep_followers_in_reach") < info.number("farkeep_sync_followers")
         && info.number("farkeep_degraded") == 0
@@ -130,9 +132,12 @@ fn fabric_of(group: &Group, node: &Node) -> String {
 }
 
 /// `farkeep status`: one verdict, and what is wrong.
+///
+/// A delta sync is how a follower joins, and no fault. As long as there are as many others as there should be, it changes
+/// no more than a word.
 pub fn status(group: &Group) -> Shown {
     let leaders = group.leaders();
-    let mut problems = Vec::new();
+    let (mut problems, mut warnings, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
     let mut code = 0;
     match leaders.as_slice() {
         [] => {
@@ -172,8 +177,13 @@ pub fn status(group: &Group) -> Shown {
         }
     }
     for node in group.followers().filter(|node| node.info.text("master_link_status") != "up") {
-        let why = node.info.text("farkeep_link_down_reason");
-        problems.push(format!("{} has no link to its leader: {why}", node.announced()));
+        let address = node.announced();
+        if let Some(progress) = Progress::of_node(group, node) {
+            warnings.push(format!("{address} is {progress}; it cannot take over until that is done"));
+            syncs.push(progress.json(&address.to_string()));
+            continue;
+        }
+        problems.push(format!("{address} has no link to its leader: {}", why_down(&node.info)));
     }
     for silent in &group.silent {
         problems.push(format!("{} does not answer: {}", silent.address, silent.why));
@@ -182,7 +192,8 @@ pub fn status(group: &Group) -> Shown {
         code = UNHEALTHY;
     }
     let verdict = match code {
-        0 => "healthy",
+        0 if warnings.is_empty() => "healthy",
+        0 => "synchronising",
         UNHEALTHY => "unhealthy",
         _ => "no single leader",
     };
@@ -192,7 +203,7 @@ pub fn status(group: &Group) -> Shown {
         Some(leader) => format!("{verdict}: {leader} leads, {followers} followers answer\n"),
         None => format!("{verdict}: {followers} followers answer\n"),
     };
-    for problem in &problems {
+    for problem in problems.iter().chain(&warnings) {
         let _ = writeln!(text, "  {problem}");
     }
     let json = json!({
@@ -200,8 +211,18 @@ pub fn status(group: &Group) -> Shown {
         "sync_followers": leaders.first().map(|leader| leader.info.number("farkeep_sync_followers")),
         "writable": leaders.len() == 1 && !refuses_writes(leaders[0]),
         "problems": problems,
+        "warnings": warnings,
+        "synchronising": syncs,
     });
     Shown { table: text, json, code }
+}
+
+/// Why a follower's link is down.
+pub fn why_down(info: &Fields) -> &str {
+    match info.text("farkeep_link_down_reason") {
+        "" => "not connected yet",
+        why => why,
+    }
 }
 
 /// `farkeep history`: the reigns, and whose logs have them.
