@@ -21,6 +21,11 @@ impl Lsn {
         Lsn(bytes)
     }
 
+    /// Nothing overflows in the first sum that it goes into. No log gets this far.
+    pub const fn is_believable(self) -> bool {
+        self.0 < 1 << 62
+    }
+
     /// The number of bytes before this position.
     pub const fn get(self) -> u64 {
         self.0
@@ -79,6 +84,11 @@ impl Epoch {
     /// The epoch's number.
     pub const fn get(self) -> u32 {
         self.0
+    }
+
+    /// What another node says can be one: there is room above it for more promotions than there will be.
+    pub const fn is_believable(self) -> bool {
+        self.promotions() < 0xf000
     }
 
     /// How many promotions came before, as far as whoever began it knew.

@@ -14,14 +14,12 @@ pub fn to_message(history: &EpochHistory) -> Vec<control::Reign> {
     history.reigns().iter().map(reign).collect()
 }
 
-/// The history in a message; `None` if there can be no such history.
+/// The history in a message; `None` if there can be no such history, or one that leaves no room for what is to come.
 pub fn from_message(reigns: &[control::Reign]) -> Option<EpochHistory> {
     let reign = |reign: &control::Reign| {
-        Some(Reign {
-            epoch: Epoch::new(reign.epoch),
-            replid: Replid(reign.replid.as_slice().try_into().ok()?),
-            start: Lsn::new(reign.start_lsn),
-        })
+        let (epoch, start) = (Epoch::new(reign.epoch), Lsn::new(reign.start_lsn));
+        let replid = Replid(reign.replid.as_slice().try_into().ok()?);
+        (epoch.is_believable() && start.is_believable()).then_some(Reign { epoch, replid, start })
     };
     EpochHistory::new(reigns.iter().map(reign).collect::<Option<_>>()?)
 }

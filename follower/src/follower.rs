@@ -355,8 +355,8 @@ impl Follower {
 
     /// A message came on the control channel. `None` stands for a kind that this build does not know.
     ///
-    /// What had arrived in the log by then must have been [`scanned`](Follower::scanned) before a heartbeat is handed over. The leader counts
-    /// what one-sided writes have made persistent here without asking anybody, so if that does not validate, the session is over:
+    /// What one-sided writes had brought by then must have been [`scanned`](Follower::scanned) before a heartbeat is handed over. The leader
+    /// counts what they have made persistent here without asking anybody, so if that does not validate, the session is over:
     /// the next one begins where the log ends and fills it.
     pub fn message(&mut self, now_ms: u64, body: Option<Body>) -> Vec<Action> {
         match (&mut self.state, body) {
@@ -425,8 +425,6 @@ impl Follower {
         // The leader goes by the same: no dataset was named in the hello.
         self.blank = self.identity.dataset_id.is_none() && welcome.begin_sync.is_some();
         if self.identity.dataset_id.is_none() {
-            self.identity.dataset_id = Some(accepted.dataset_id);
-            (self.identity.ring_len, self.identity.segment_len) = (welcome.ring_len, welcome.segment_len);
             actions.push(Action::Adopt {
                 dataset_id: accepted.dataset_id,
                 ring_len: welcome.ring_len,
@@ -459,6 +457,12 @@ impl Follower {
         });
         self.last_error = None;
         actions
+    }
+
+    /// [`Action::Adopt`] has been carried out: the pool holds this dataset.
+    pub fn adopted(&mut self, dataset_id: [u8; 16], ring_len: u64, segment_len: u64) {
+        self.identity.dataset_id = Some(dataset_id);
+        (self.identity.ring_len, self.identity.segment_len) = (ring_len, segment_len);
     }
 
     /// [`Action::Rejoin`] has been carried out: the pool holds this history and is this far. What was told about records

@@ -1,7 +1,7 @@
 //! Introducing oneself, and looking at the welcome.
 
 use farkeep_core::lsn::{Epoch, Lsn};
-use farkeep_fabric::{FabricKind, Identity};
+use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{FabricOffer, Hello, PROTOCOL_VERSION, Reign, Welcome};
 
 use crate::apply::Progress;
@@ -115,6 +115,12 @@ pub(crate) fn examine(
     let current = welcome.history.last().ok_or(JoinError::Malformed)?;
     let epoch = Epoch::new(current.epoch);
     let fabric = FabricKind::from_name(&welcome.fabric).ok_or(JoinError::Malformed)?;
+    // What would overflow some day, or be found impossible in the pool.
+    history::from_message(&welcome.history).ok_or(JoinError::Malformed)?;
+    let lengths = [welcome.resume_lsn, welcome.begin_sync.map_or(0, |begin| begin.image_len)];
+    if !lengths.iter().all(|&number| Lsn::new(number).is_believable()) {
+        return Err(JoinError::Malformed);
+    }
     let dataset_id: [u8; 16] = welcome.dataset_id.as_slice().try_into().map_err(|_| JoinError::Malformed)?;
     if epoch < past.highest() {
         return Err(JoinError::StaleLeader { theirs: epoch, promised: past.highest() });

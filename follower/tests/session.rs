@@ -3,7 +3,7 @@
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity};
 use farkeep_follower::{Action, Config, Follower, Holdings, JoinError, Link, Progress, PromoteError};
-use farkeep_proto::control::{Body, FabricOffer, Heartbeat, Refuse, Reign, Welcome};
+use farkeep_proto::control::{BeginSync, Body, FabricOffer, Heartbeat, Refuse, Reign, Welcome};
 use farkeep_proto::window::TailCell;
 
 const DATASET: [u8; 16] = [9; 16];
@@ -100,7 +100,9 @@ fn an_empty_node_takes_over_dataset_and_geometry() {
         ring_len: 1 << 21,
         segment_len: 1 << 16
     }));
-    assert_eq!(follower.identity().dataset_id, Some(DATASET));
+    assert_eq!(follower.identity().dataset_id, None, "there may be no space for it");
+    follower.adopted(DATASET, 1 << 21, 1 << 16);
+    assert_eq!((follower.identity().dataset_id, follower.identity().ring_len), (Some(DATASET), 1 << 21));
     assert_eq!(follower.replay_target(), Lsn::ZERO, "nothing is held yet");
 }
 
@@ -113,6 +115,22 @@ fn a_leader_of_an_earlier_epoch_or_a_twin_reign_is_turned_away() {
         let Some(Action::JoinFailed(error)) = actions.last() else { panic!("{actions:?}") };
         assert_eq!(matches!(error, JoinError::StaleLeader { .. }), stale, "{error}");
         assert_eq!(follower.link(), Link::Waiting);
+    }
+}
+
+#[test]
+fn what_no_leader_can_say_ends_the_attempt_and_is_written_nowhere() {
+    let begin = |image_len| Some(BeginSync { image_len, ..BeginSync::default() });
+    for welcome in [
+        welcome(vec![reign(0xf000_0000, 1, 0)], 0, 0),
+        welcome(vec![reign(1, 1, 1 << 62)], 0, 0),
+        Welcome { begin_sync: begin(1 << 20), ..welcome(vec![reign(1, 1, 0)], 1 << 62, 0) },
+        Welcome { begin_sync: begin(1 << 62), ..welcome(vec![reign(1, 1, 0)], 0, 0) },
+    ] {
+        let mut follower = follower(vec![reign(1, 1, 0)], progress(0, 0, 0, 0));
+        let actions = join(&mut follower, welcome);
+        assert_eq!(actions.last(), Some(&Action::JoinFailed(JoinError::Malformed)), "{actions:?}");
+        assert!(!actions.iter().any(|action| matches!(action, Action::Promise(_))), "{actions:?}");
     }
 }
 

@@ -77,6 +77,9 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         );
     }
     let durable = Lsn::new(hello.progress.durable_lsn);
+    if !Epoch::new(hello.promised_epoch).is_believable() || !durable.is_believable() {
+        return refuse(RefuseReason::Version, "the follower's promise or position makes no sense".into());
+    }
     // What is in the image cannot be taken back. After a restart this is what recovery has replayed.
     let applied = Lsn::new(hello.progress.applied_lsn.max(hello.progress.checkpoint_lsn));
     let Some(theirs) = history::from_message(&hello.history) else {
@@ -461,6 +464,17 @@ mod tests {
         let mut ours = ours.clone();
         ours[2].epoch = restarted.next_promotion().get();
         assert_syncs(decide_at(&ours, 0, 5000, &hello(3500)), "same only up to 3000");
+    }
+
+    #[test]
+    fn an_epoch_that_leaves_no_room_for_promotions_is_not_outbid() {
+        let ours = [reign(1, 1, 0)];
+        for epoch in [0xf000_0000, 0xffff_0000, 0xffff_fffe, u32::MAX] {
+            let promised = Hello { promised_epoch: epoch, ..hello(ours.to_vec(), 4000, 1000) };
+            assert_refused(decide_at(&ours, 0, 5000, &promised), RefuseReason::Version, "makes no sense");
+            let reigned = hello(vec![reign(1, 1, 0), reign(epoch, 2, 3000)], 4000, 1000);
+            assert_refused(decide_at(&ours, 0, 5000, &reigned), RefuseReason::Version, "makes no sense");
+        }
     }
 
     #[test]

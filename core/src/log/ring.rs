@@ -242,7 +242,12 @@ impl LogMap {
         let mut store = self.lock();
         let mut changed = store.state.clone();
         change(&mut changed);
-        assert!(changed.oldest <= changed.checkpoint.lsn, "oldest_lsn beyond checkpoint_lsn");
+        if !changed.is_plausible() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("no log can be in this state: {changed:?}"),
+            ));
+        }
         let seq = store.seq + 1;
         let at = STATE_AT[(seq % 2) as usize];
         self.region.store(at, state::as_bytes(&changed.to_raw(seq)));

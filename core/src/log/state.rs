@@ -96,13 +96,16 @@ impl LogState {
             sync_cursor: raw.sync_cursor.get(),
             history: Arc::new(EpochHistory::new(reigns.collect())?),
         };
-        // An LSN or length near the end of its range would overflow in the first sum it goes into.
-        let plausible = [state.checkpoint.lsn.get(), state.oldest.get(), state.image_len];
-        let epochs = [state.promised, state.followed, state.history.epoch(), state.checkpoint.epoch];
-        (plausible.iter().all(|&number| number < 1 << 62)
+        state.is_plausible().then_some((raw.seq.get(), state))
+    }
+
+    /// Whether a log can be in it. What cannot be is not believed when it is read, so it must not be written.
+    pub(super) fn is_plausible(&self) -> bool {
+        let positions = [self.checkpoint.lsn, self.oldest, Lsn::new(self.image_len)];
+        let epochs = [self.promised, self.followed, self.history.epoch(), self.checkpoint.epoch];
+        positions.iter().all(|position| position.is_believable())
             && epochs.iter().all(|epoch| epoch.get() < u32::MAX)
-            && state.oldest <= state.checkpoint.lsn)
-            .then_some((raw.seq.get(), state))
+            && self.oldest <= self.checkpoint.lsn
     }
 }
 

@@ -471,7 +471,9 @@ impl Engine {
     pub fn fence(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
         let state = self.pool.log().state();
         ensure!(node.followership().is_some(), "this node does not follow");
-        recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
+        let promise = state.history.epoch().next_promotion().max(state.promised);
+        ensure!(promise.is_believable(), "there have been too many promotions");
+        recover::promise(self.pool.log(), promise)?;
         self.leave_leader(node)
     }
 

@@ -289,6 +289,7 @@ fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
         tracing::info!(from = %from, to = theirs.durable_lsn, "took over from a peer what this node lacked");
     }
     let promised = come.iter().map(|peer| peer.holdings.promised_epoch).max().unwrap_or(0);
+    ensure!(Epoch::new(promised).is_believable(), "a peer has promised to an impossible epoch");
     let mut engine = node.engine.lock();
     ensure!(node.followership().as_ref().is_some_and(|follows| follows.fenced), "told otherwise meanwhile");
     if Epoch::new(promised) > engine.pool.log().state().promised {

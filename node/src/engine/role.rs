@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::heap::{Heap, View};
 use farkeep_core::inspect;
 use farkeep_core::log::{Appender, Geometry, Position, Replid};
@@ -388,6 +388,7 @@ impl Engine {
                 .epoch()
                 .max(self.pool.log().state().promised)
                 .next_promotion();
+            ensure!(epoch.is_believable(), "there have been too many promotions");
             recover::promise(self.pool.log(), epoch)?;
             *replayer = None;
             (epoch, guard.take())
@@ -617,6 +618,7 @@ impl Engine {
                 node.rdma.forget();
                 self.pool.adopt(dataset_id, geometry)?;
                 let opened = recover::open_follower(&self.pool)?;
+                follows.machine.adopted(dataset_id, ring_len, segment_len);
                 follows.log = Arc::clone(self.pool.log());
                 follows.tail = Some(opened.tail);
                 *replayer = Some(opened.replayer);

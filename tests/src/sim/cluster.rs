@@ -428,7 +428,10 @@ impl Cluster {
             following.inbox.drain(..consumed);
             if let Some(Body::Heartbeat(heartbeat)) = &envelope.body {
                 let node = &mut self.nodes[index];
-                node.scan();
+                // Over tcp there may be bytes that are not persistent yet, and what is acknowledged has been looked at.
+                if node.is_written_into() {
+                    node.scan();
+                }
                 let Role::Following(following) = &node.role else { return };
                 let (session, durable) =
                     (following.machine.standing().session, following.machine.progress().durable);

@@ -363,6 +363,9 @@ impl Node {
     pub fn adopt(&mut self, dataset_id: [u8; 16], ring_len: u64, segment_len: u64) {
         let geometry = Geometry::new(ring_len, segment_len).expect("a leader's ring is possible");
         self.pool.as_mut().expect("the node is up").adopt(dataset_id, geometry).expect("a blank pool");
+        if let Role::Following(following) = &mut self.role {
+            following.machine.adopted(dataset_id, ring_len, segment_len);
+        }
     }
 
     /// A follower cuts its log off and takes over its leader's history.
@@ -555,6 +558,11 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Whether it is a follower whose leader stores into its memory.
+    pub fn is_written_into(&self) -> bool {
+        matches!(&self.role, Role::Following(following) if matches!(following.channel, Some(Channel::OneSided(_))))
     }
 
     /// A follower looks at its log, which is persistent as far as `persist` says or makes it so.
