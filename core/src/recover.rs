@@ -462,6 +462,13 @@ pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverE
     if history.epoch() < promised {
         return Err(RecoverError::StaleEpoch { wanted: history.epoch(), promised });
     }
+    continue_from(pool, end, history)
+}
+
+/// As [`join`], for a node that is about to be promoted and takes over what another one holds: it takes part in none of these
+/// reigns, so what it has promised does not matter.
+pub fn continue_from(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverError> {
+    let log = pool.log();
     truncate(log, end)?;
     log.update_state(|state| {
         state.promised = state.promised.max(history.epoch());

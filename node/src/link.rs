@@ -18,7 +18,7 @@ use farkeep_core::lsn::Lsn;
 use farkeep_fabric::tcp::Burst;
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
-use farkeep_follower::{Action, Follower, JoinError};
+use farkeep_follower::{Action, Follower, JoinError, Link as LinkState};
 use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
 use farkeep_proto::window::TailCell;
 use parking_lot::{Mutex, MutexGuard};
@@ -148,6 +148,7 @@ pub fn run(node: &Arc<Node>) {
         inbox: Vec::new(),
         published: Vec::new(),
         asked: None,
+        farewell: None,
         window: None,
         trial: None,
         complaints: Throttle::default(),
@@ -168,6 +169,8 @@ struct Link {
     published: Vec<u8>,
     /// The session in which the leader was asked to stand down.
     asked: Option<u64>,
+    /// That session, and its control channel, when this node does not follow any more.
+    farewell: Option<(u64, Speaker)>,
     window: Option<ServedWindow>,
     /// The same window under rdma, while the session runs over another fabric.
     trial: Option<Trial>,
@@ -223,20 +226,21 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Link {
     fn turn(&mut self) {
-        let (wanted, fenced) = match &*self.node.followership() {
-            Some(follows) => (follows.wanted(), follows.fenced),
-            None => (None, false),
-        };
-        if wanted != self.leader {
-            if let Some(session) = self.asked.take()
-                && wanted.is_none()
-                && !fenced
-                && let Err(error) = self.send(Body::Handover(handover_message(session, HandoverStep::Taken)))
-            {
-                tracing::info!(leader = %self.name(), %error, "the former leader could not be told of the promotion");
+        let (wanted, fenced, is_new) = match &*self.node.followership() {
+            // The same leader as before may be followed anew.
+            Some(follows) => {
+                (follows.wanted(), follows.fenced, follows.machine.link() == LinkState::Detached)
             }
+            None => (None, false, false),
+        };
+        if wanted != self.leader || wanted.is_some() && is_new {
+            self.farewell = match (self.asked.take(), self.control.take()) {
+                (Some(session), Some((_, speaker))) if wanted.is_none() && !fenced => {
+                    Some((session, speaker))
+                }
+                _ => None,
+            };
             self.close_window();
-            self.control = None;
             self.inbox.clear();
             self.complaints.forget();
             self.leader.clone_from(&wanted);
@@ -246,6 +250,7 @@ impl Link {
             }
         }
         if wanted.is_none() {
+            self.say_farewell();
             self.sleep(IDLE);
             return;
         }
@@ -264,6 +269,16 @@ impl Link {
         }
     }
 
+    /// Tells the leader that has stood down for this node that it has taken over, once it leads. If it cannot, the leader leads on.
+    fn say_farewell(&mut self) {
+        if self.node.has_been_promoted.swap(false, Ordering::AcqRel)
+            && let Some((session, speaker)) = self.farewell.take()
+            && let Err(error) = speaker.say(Body::Handover(handover_message(session, HandoverStep::Taken)))
+        {
+            tracing::info!(%error, "the former leader could not be told of the promotion");
+        }
+    }
+
     /// Asks the state machine; nothing happens if the node follows somebody else by now.
     fn with_machine(&self, ask: impl FnOnce(&mut Follower, u64) -> Vec<Action>) -> Vec<Action> {
         let now_ms = self.node.now().ms;
@@ -279,17 +294,21 @@ impl Link {
     /// the window, so this thread must not wait for the engine any longer then.
     fn engine(&self) -> Result<MutexGuard<'_, Engine>> {
         loop {
-            if let Some(engine) = self.node.engine.try_lock_for(ENGINE_PATIENCE) {
+            let engine = self.node.engine.try_lock_for(ENGINE_PATIENCE);
+            // Whoever had it may have changed that.
+            self.check_wanted()?;
+            if let Some(engine) = engine {
                 return Ok(engine);
             }
-            self.check_wanted()?;
         }
     }
 
     /// Fails once this node is to follow somebody else than this link is with, or nobody.
     fn check_wanted(&self) -> Result<()> {
-        let wanted = self.node.followership().as_ref().and_then(Followership::wanted);
-        if wanted.is_none() || wanted != self.leader {
+        let guard = self.node.followership();
+        let Some(follows) = guard.as_ref() else { bail!("this node does not follow any more") };
+        let wanted = follows.wanted();
+        if wanted.is_none() || wanted != self.leader || follows.machine.link() == LinkState::Detached {
             bail!("this node does not follow any more");
         }
         Ok(())
@@ -558,7 +577,9 @@ impl Link {
                 _ => {}
             }
             let is_step = matches!(envelope.body, Some(Body::Chunk(_)));
+            // Over tcp there may be bytes that are not persistent yet, and what is acknowledged has been looked at.
             if matches!(envelope.body, Some(Body::Heartbeat(_)))
+                && matches!(self.window, Some(ServedWindow::Shm { .. } | ServedWindow::Rdma(_)))
                 && let Some(follows) = &mut *self.node.followership()
             {
                 follows.look();

@@ -193,6 +193,8 @@ pub struct Node {
     pub image_on_disk: bool,
     /// The length that the image should be allocated to ahead of need, or 0.
     pub image_due: AtomicU64,
+    /// This node has begun to lead, and the link has not heard of it.
+    pub has_been_promoted: AtomicBool,
     /// The file system is too full for what the log says of the image.
     pub image_is_stuck: AtomicBool,
     /// Work for the replayer.
@@ -248,6 +250,7 @@ impl Node {
             window_lost: AtomicBool::new(false),
             image_on_disk,
             image_due: AtomicU64::new(0),
+            has_been_promoted: AtomicBool::new(false),
             image_is_stuck: AtomicBool::new(false),
             clients: Clients::default(),
             stats: Stats::default(),

@@ -750,6 +750,83 @@ fn a_leader_that_is_told_to_follow_its_own_follower_waits_until_that_leads() {
     first.client().expect_ok("SET k v");
 }
 
+/// Has a follower ask for its leader's place as Sentinel does, for a client that is gone when the leader stands down for it.
+#[track_caller]
+fn ask_and_go_away(leader: &Server, follower: &Server) {
+    leader.freeze();
+    let mut client = follower.client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    client.send(&["EXEC"]).expect("it can be sent");
+    drop(client);
+    wait::until("the client to be gone", || follower.info("clients", "connected_clients") == "1");
+    leader.thaw();
+    wait::until("the leader to stand down", || leader.log().contains("standing down for a follower"));
+}
+
+/// The leader has led on, and so what has been granted once is no reason to ask nobody.
+#[test]
+fn a_grant_is_good_for_a_moment_only() {
+    let group = Group::start(2).0;
+    let [leader, asker, other] = &group[..] else { unreachable!() };
+    ask_and_go_away(leader, asker);
+    asker.freeze();
+    leader.client().expect_ok("SET acknowledged yes");
+    leader.freeze();
+    asker.thaw();
+    wait::until("the promotion", || promote_in_a_transaction(asker).error().is_none());
+    assert_eq!(role(asker), "master");
+    wait_for_link(asker, other);
+    assert_eq!(asker.client().words("GET acknowledged").text().as_deref(), Some("yes"));
+    leader.thaw();
+}
+
+#[test]
+fn a_follower_that_does_not_take_the_place_granted_to_it_leaves_it_to_the_leader() {
+    let group = Group::start(2).0;
+    let [leader, asker, other] = &group[..] else { unreachable!() };
+    ask_and_go_away(leader, asker);
+    asker.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", free_port()));
+    wait_for_link(leader, other);
+    leader.client().expect_ok("SET k v");
+    assert_eq!(role(leader), "master");
+}
+
+/// The link's thread may be waiting for the leader all the while.
+#[test]
+fn a_follower_that_is_fenced_and_told_to_follow_the_same_leader_does() {
+    let pair = Pair::start().expect_link_trouble();
+    pair.leader.freeze();
+    wait::until("the link to be down", || pair.follower.info("replication", "master_link_status") == "down");
+    let mut client = pair.follower.client();
+    for _ in 0..3 {
+        assert!(client.words("FARKEEP.FENCE").error().is_none());
+        client.expect_ok(&format!("REPLICAOF 127.0.0.1 {}", pair.leader.port()));
+    }
+    pair.leader.thaw();
+    pair.wait_for_link();
+}
+
+#[test]
+fn what_a_node_is_told_while_it_asks_its_peers_in_vain_stays() {
+    let mut group = Group::start(2).0;
+    group[0].kill();
+    group[2].freeze();
+    let asker = &mut group[1];
+    asker.expect_log("a promotion is refused");
+    let mut client = asker.client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    client.send(&["EXEC"]).expect("it can be sent");
+    wait::until("the fence", || asker.log().contains("following nobody until told whom"));
+    let elsewhere = free_port();
+    asker.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {elsewhere}"));
+    let reply = client.reply().expect("an answer");
+    assert!(is_error(&reply, "EXECABORT"), "{reply:?}");
+    assert_eq!(asker.info("replication", "master_port"), elsewhere.to_string());
+    group[2].thaw();
+}
+
 /// Nobody has seen to it that it holds what the others have acknowledged.
 #[test]
 fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others() {

@@ -86,6 +86,12 @@ impl Handover {
         now_ms < self.looked_at_ms + ANSWER_LIMIT_MS
     }
 
+    /// Whether the leader has stood down for this node, which holds all that it must, and still does.
+    pub fn is_granted(&self, now_ms: u64, durable: Lsn) -> bool {
+        self.end.is_some_and(|end| durable >= end)
+            && now_ms < self.asked_at_ms + ANSWER_LIMIT_MS + ARRIVAL_LIMIT_MS
+    }
+
     /// A request that is to be sent.
     pub fn new(now_ms: u64, offered: bool) -> Self {
         Self {

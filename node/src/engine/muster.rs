@@ -26,7 +26,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -76,6 +76,7 @@ impl Come {
 }
 
 /// What this node has to know for it all.
+#[derive(Clone)]
 struct Plan {
     former: LeaderAddress,
     myself: PeerAddress,
@@ -171,9 +172,10 @@ impl Engine {
 
     /// Takes over what a peer holds and this node lacks: its history, and the bytes of its log from the last common point on.
     fn take_records(&mut self, node: &Node, theirs: &Holdings, from: Lsn, bytes: &[u8]) -> Result<()> {
+        ensure!(is_fenced(node), "told otherwise meanwhile");
         *node.replayer.lock() = None;
         let history = history::from_message(&theirs.history).context("a peer's history is impossible")?;
-        recover::join(&self.pool, from, history)?;
+        recover::continue_from(&self.pool, from, history)?;
         let log = self.pool.log();
         let (mut window, geometry) = (LogWindow::new(Arc::clone(log)), log.geometry());
         let head = (geometry.ring_len() - geometry.ring_offset(from)).min(bytes.len() as u64) as usize;
@@ -229,8 +231,7 @@ fn plan(node: &Node) -> Result<Option<Plan>, &'static str> {
     let Some(follows) = guard.as_ref() else { return Ok(None) };
     // The leader stands down for this node, and tells the others.
     let durable = follows.machine.progress().durable;
-    let granted = follows.handover.as_ref().and_then(|handover| handover.end);
-    if granted.is_some_and(|end| durable >= end) {
+    if follows.handover.as_ref().is_some_and(|handover| handover.is_granted(node.now().ms, durable)) {
         return Ok(None);
     }
     let config = node.config();
@@ -263,21 +264,30 @@ fn run(node: &Arc<Node>, plan: &Plan) {
             if let Some(muster) = &mut engine.mustering {
                 muster.failed = Some(why);
             }
-            if !engine.is_leader()
+            // It may have been told something else meanwhile.
+            if is_fenced(node)
                 && let Err(error) = engine.follow(node, plan.former.clone())
             {
                 tracing::error!(error = format!("{error:#}"), "this node follows nobody");
             }
+            let leads = engine.is_leader();
             drop(engine);
-            send_back(plan, come);
+            if !leads {
+                send_back(plan, come);
+            }
         }
     }
     node.wake_workers();
 }
 
+/// Whether this node still waits for what comes of the muster.
+fn is_fenced(node: &Node) -> bool {
+    node.followership().as_ref().is_some_and(|follows| follows.fenced)
+}
+
 fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
     let mine = node.engine.lock().leave_leader(node)?;
-    *come = call(plan)?;
+    *come = call(node, plan)?;
     let best = come.iter_mut().max_by_key(|peer| peer.rank());
     if let Some(best) = best
         && best.rank() > (mine.0.get(), mine.1.get())
@@ -291,7 +301,7 @@ fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
     let promised = come.iter().map(|peer| peer.holdings.promised_epoch).max().unwrap_or(0);
     ensure!(Epoch::new(promised).is_believable(), "a peer has promised to an impossible epoch");
     let mut engine = node.engine.lock();
-    ensure!(node.followership().as_ref().is_some_and(|follows| follows.fenced), "told otherwise meanwhile");
+    ensure!(is_fenced(node), "told otherwise meanwhile");
     if Epoch::new(promised) > engine.pool.log().state().promised {
         recover::promise(engine.pool.log(), Epoch::new(promised))?;
     }
@@ -302,16 +312,20 @@ fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
 
 /// Has the peers come. Returns those that did, if they are enough; if not, those that did are sent back by whoever is told of the
 /// error, so they are returned in any case that matters.
-fn call(plan: &Plan) -> Result<Vec<Come>> {
+fn call(node: &Arc<Node>, plan: &Plan) -> Result<Vec<Come>> {
     let (answers, receiver) = channel();
     for peer in &plan.others {
         let (peer, answers) = (peer.clone(), Sender::clone(&answers));
-        let (myself, config) = (plan.myself.clone(), Arc::clone(&plan.config));
+        let (node, plan) = (Arc::clone(node), plan.clone());
         std::thread::Builder::new().name("muster-peer".to_owned()).spawn(move || {
-            let answer = ask(&peer, &myself, &config)
+            let answer = ask(&peer, &plan.myself, &plan.config)
                 .map_err(|error| format!("{}:{}: {error:#}", peer.host, peer.port));
-            // Whoever has enough does not listen any more.
-            drop(answers.send(answer));
+            // Nobody listens any more, and it has come in vain unless this node leads.
+            if let Err(SendError(Ok(late))) = answers.send(answer)
+                && !node.engine.lock().is_leader()
+            {
+                send_back(&plan, vec![late]);
+            }
         })?;
     }
     drop(answers);

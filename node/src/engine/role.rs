@@ -369,6 +369,11 @@ impl Engine {
         if self.pool.log().state().mid_sync {
             bail!("this node is in the middle of a synchronisation and holds no usable dataset");
         }
+        let is_granted = |follows: &Followership| {
+            let durable = follows.machine.progress().durable;
+            follows.handover.as_ref().is_some_and(|handover| handover.is_granted(node.now().ms, durable))
+        };
+        let was_granted = node.followership().as_ref().is_some_and(is_granted);
         // What keeps the image from following the log would keep this node from leading, and nothing has changed yet.
         if let Some(replayer) = &mut *node.replayer.lock() {
             let target = node.followership().as_ref().map(|follows| follows.machine.replay_target());
@@ -403,6 +408,10 @@ impl Engine {
             node.stop();
             bail!("the window could not be taken away from the old leader; the node stops");
         }
+        if was_granted && !former.as_ref().is_some_and(is_granted) {
+            self.go_on_following(node, former);
+            bail!("the leader stands down no longer");
+        }
         self.drop_role();
         self.begin_reign();
         let opened = match self.open_as_leader(&config, epoch, true) {
@@ -415,6 +424,8 @@ impl Engine {
         node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
+        node.has_been_promoted.store(true, Ordering::Release);
+        node.link.raise();
         if handed_over {
             self.gather(node);
         } else {
@@ -480,6 +491,7 @@ impl Engine {
             node.stop();
             bail!("the window could not be taken away from the old leader; the node stops");
         }
+        node.has_been_promoted.store(false, Ordering::Release);
         self.drop_role();
         if idle_reign && let Err(error) = recover::disown_reign(&self.pool) {
             // It can follow all the same, if only a leader of a later epoch.
@@ -577,7 +589,7 @@ impl Engine {
         *node.replayer.lock() = None;
         self.drop_role();
         // Uncommitted transactions are durable in the log and come back into the new working view.
-        let opened = self.open_as_leader(&config, above.next(), false)?;
+        let opened = self.open_as_leader(&config, above.next(), false).inspect_err(|_| node.stop())?;
         node.install(opened);
         Ok(())
     }

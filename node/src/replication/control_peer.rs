@@ -180,6 +180,8 @@ impl ControlPeer {
                 engine.count_refusal();
                 control::encode(Body::Refuse(refuse), out);
             }
+            // Somebody is about to take over.
+            Join::Renew { refuse, .. } if engine.stands_down() => control::encode(Body::Refuse(refuse), out),
             Join::Renew { above, refuse } => {
                 tracing::info!(epoch = %above, "a follower has promised to a later epoch; renewing the reign");
                 engine.renew_reign(node, above)?;
