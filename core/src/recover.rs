@@ -73,6 +73,9 @@ pub enum RecoverError {
         /// The promise.
         promised: Epoch,
     },
+    /// No other node would believe it.
+    #[error("epoch {0} leaves no room for the promotions that are to come")]
+    NoRoomAbove(Epoch),
     /// The pool is blank and no dataset was named for it.
     #[error("the pool holds no dataset")]
     Blank,
@@ -559,6 +562,9 @@ pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
         return Err(RecoverError::StaleEpoch { wanted: epoch, promised });
     }
     if epoch > promised {
+        if !epoch.is_believable() {
+            return Err(RecoverError::NoRoomAbove(epoch));
+        }
         log.update_state(|state| state.promised = epoch)?;
     }
     log.set_gate(0);

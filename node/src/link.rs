@@ -123,6 +123,12 @@ impl Followership {
         self.note_down(now_ms, WHY);
     }
 
+    /// Whether the leader stands down for this node, which holds all that it must.
+    pub fn is_granted(&self, now_ms: u64) -> bool {
+        let durable = self.machine.progress().durable;
+        self.handover.as_ref().is_some_and(|handover| handover.is_granted(now_ms, durable))
+    }
+
     /// Whom to follow now.
     fn wanted(&self) -> Option<LeaderAddress> {
         (!self.fenced).then(|| self.leader.clone())

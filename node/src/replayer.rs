@@ -59,14 +59,14 @@ pub fn run(node: &Arc<Node>) {
             node.replay.wait(PAUSED_SLEEP);
             continue;
         }
-        match step(node, &mut spare, idle_looks >= IDLE_LOOKS) {
-            Ok(Step::Worked) => {
-                idle_looks = 0;
-                if node.image_is_stuck.load(Ordering::Relaxed) {
-                    tracing::info!("the image follows the log again");
-                    node.image_is_stuck.store(false, Ordering::Relaxed);
-                }
-            }
+        let stepped = step(node, &mut spare, idle_looks >= IDLE_LOOKS);
+        // Also where there is nothing left to do: the pool may have been opened anew, and replayed by that.
+        if stepped.is_ok() && node.image_is_stuck.load(Ordering::Relaxed) {
+            tracing::info!("the image follows the log again");
+            node.image_is_stuck.store(false, Ordering::Relaxed);
+        }
+        match stepped {
+            Ok(Step::Worked) => idle_looks = 0,
             Ok(Step::NothingToDo) if idle_looks < IDLE_LOOKS => {
                 idle_looks += 1;
                 std::thread::sleep(PAUSE);

@@ -41,9 +41,7 @@ impl Group {
             wait_for_link(&nodes[0], follower);
         }
         wait::until("everybody to know everybody", || {
-            nodes[1..]
-                .iter()
-                .all(|node| node.info("farkeep", "farkeep_peers").split(',').count() == followers)
+            nodes[1..].iter().all(|node| known_peers(node) == followers)
         });
         Self(nodes)
     }
@@ -57,6 +55,11 @@ impl Group {
     fn ports(&self) -> Vec<u16> {
         self.0.iter().map(Server::port).collect()
     }
+}
+
+/// How many followers its leader has told it of, itself among them.
+fn known_peers(node: &Server) -> usize {
+    node.info("farkeep", "farkeep_peers").split(',').count()
 }
 
 fn state(node: &Server) -> String {
@@ -717,10 +720,9 @@ fn who_comes_to_a_promotion_is_not_sent_back_to_the_leader_that_it_has_left() {
         let [first, second, other] = &group[..] else { unreachable!() };
         fail_over(first, second);
         wait::until("everybody to know everybody", || {
-            let count = |node: &Server| node.info("farkeep", "farkeep_peers").split(',').count();
             second.info("farkeep", "farkeep_followers_in_reach") == "2"
-                && count(first) == 2
-                && count(other) == 2
+                && known_peers(first) == 2
+                && known_peers(other) == 2
         });
         second.freeze();
         let reply = promote_in_a_transaction(first);
@@ -926,10 +928,7 @@ fn who_came_to_a_promotion_in_vain_goes_back_to_its_leader_by_its_own_address() 
     let port = group.0[0].port();
     group.0[2].client().expect_ok(&format!("REPLICAOF localhost {port}"));
     wait_for_link(&group.0[0], &group.0[2]);
-    wait::until("everybody to know everybody", || {
-        let count = |node: &Server| node.info("farkeep", "farkeep_peers").split(',').count();
-        group.0[1..].iter().all(|node| count(node) == 3)
-    });
+    wait::until("everybody to know everybody", || group.0[1..].iter().all(|node| known_peers(node) == 3));
     let peers = group.0[2].info("farkeep", "farkeep_peers");
     group.0[0].kill();
     group.0[3].kill();

@@ -236,12 +236,14 @@ impl LogMap {
     }
 
     /// Changes the state and makes it persistent; when this returns, the new state is what a crash leaves. On an
-    /// error the log stops, because either state may be what a crash leaves.
+    /// error of the medium the log stops, because either state may be what a crash leaves. A state that would not be believed when
+    /// it is read is an error as well, and nothing has changed.
     pub fn update_state(&self, change: impl FnOnce(&mut LogState)) -> io::Result<()> {
         self.check_running()?;
         let mut store = self.lock();
         let mut changed = store.state.clone();
         change(&mut changed);
+        assert!(changed.oldest <= changed.checkpoint.lsn, "oldest_lsn beyond checkpoint_lsn");
         if !changed.is_plausible() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

@@ -429,11 +429,17 @@ impl Engine {
         }
         let (order, successor) = (order.clone(), successor.clone());
         tracing::info!(leader = %successor, "a follower has taken over");
+        self.follow_successor(node, successor)?;
+        self.hand_over(node, order, Stage::Following { until_ms: node.now().ms + SETTLE_LIMIT_MS });
+        rewrite_config(node);
+        Ok(())
+    }
+
+    /// Follows whom this node's own followers should follow as well.
+    fn follow_successor(&mut self, node: &Node, successor: LeaderAddress) -> Result<()> {
         let ended = self.pool.log().state().history.epoch();
         self.follow(node, successor)?;
         self.moved = Some(ended);
-        self.hand_over(node, order, Stage::Following { until_ms: node.now().ms + SETTLE_LIMIT_MS });
-        rewrite_config(node);
         Ok(())
     }
 
@@ -455,9 +461,7 @@ impl Engine {
         if self.is_leader() || self.follows(node, &leader) {
             return Ok(());
         }
-        let ended = self.pool.log().state().history.epoch();
-        self.follow(node, leader)?;
-        self.moved = Some(ended);
+        self.follow_successor(node, leader)?;
         rewrite_config(node);
         Ok(())
     }
@@ -477,9 +481,7 @@ impl Engine {
     pub fn fence(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
         let state = self.pool.log().state();
         ensure!(node.followership().is_some(), "this node does not follow");
-        let promise = state.history.epoch().next_promotion().max(state.promised);
-        ensure!(promise.is_believable(), "there have been too many promotions");
-        recover::promise(self.pool.log(), promise)?;
+        recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
         self.leave_leader(node)
     }
 

@@ -230,8 +230,7 @@ fn plan(node: &Node) -> Result<Option<Plan>, &'static str> {
     let guard = node.followership();
     let Some(follows) = guard.as_ref() else { return Ok(None) };
     // The leader stands down for this node, and tells the others.
-    let durable = follows.machine.progress().durable;
-    if follows.handover.as_ref().is_some_and(|handover| handover.is_granted(node.now().ms, durable)) {
+    if follows.is_granted(node.now().ms) {
         return Ok(None);
     }
     let config = node.config();
@@ -299,7 +298,6 @@ fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
         tracing::info!(from = %from, to = theirs.durable_lsn, "took over from a peer what this node lacked");
     }
     let promised = come.iter().map(|peer| peer.holdings.promised_epoch).max().unwrap_or(0);
-    ensure!(Epoch::new(promised).is_believable(), "a peer has promised to an impossible epoch");
     let mut engine = node.engine.lock();
     ensure!(is_fenced(node), "told otherwise meanwhile");
     if Epoch::new(promised) > engine.pool.log().state().promised {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use farkeep_core::heap::{Heap, View};
 use farkeep_core::inspect;
 use farkeep_core::log::{Appender, Geometry, Position, Replid};
@@ -369,10 +369,7 @@ impl Engine {
         if self.pool.log().state().mid_sync {
             bail!("this node is in the middle of a synchronisation and holds no usable dataset");
         }
-        let is_granted = |follows: &Followership| {
-            let durable = follows.machine.progress().durable;
-            follows.handover.as_ref().is_some_and(|handover| handover.is_granted(node.now().ms, durable))
-        };
+        let is_granted = |follows: &Followership| follows.is_granted(node.now().ms);
         let was_granted = node.followership().as_ref().is_some_and(is_granted);
         // What keeps the image from following the log would keep this node from leading, and nothing has changed yet.
         if let Some(replayer) = &mut *node.replayer.lock() {
@@ -393,7 +390,6 @@ impl Engine {
                 .epoch()
                 .max(self.pool.log().state().promised)
                 .next_promotion();
-            ensure!(epoch.is_believable(), "there have been too many promotions");
             recover::promise(self.pool.log(), epoch)?;
             *replayer = None;
             (epoch, guard.take())
@@ -442,22 +438,20 @@ impl Engine {
     fn go_on_following(&mut self, node: &Node, former: Option<Followership>) {
         let Some(former) = former else { return node.stop() };
         self.drop_role();
-        match self.open_as_follower(&node.config(), former.leader) {
-            Ok(mut opened) => {
-                if let Some(follows) = &mut opened.followership {
-                    follows.fenced = former.fenced;
-                }
-                node.install(opened);
-                node.link.raise();
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "this node can neither lead nor follow; it stops"
-                );
-                node.stop();
-            }
+        let Ok(mut opened) = self.follow_or_stop(node, former.leader) else { return };
+        if let Some(follows) = &mut opened.followership {
+            follows.fenced = former.fenced;
         }
+        node.install(opened);
+        node.link.raise();
+    }
+
+    /// [`Engine::open_as_follower`] where there is no way back: a node that has no role stops.
+    fn follow_or_stop(&mut self, node: &Node, leader: LeaderAddress) -> Result<Opened> {
+        self.open_as_follower(&node.config(), leader).inspect_err(|error| {
+            tracing::error!(error = format!("{error:#}"), "this node can neither lead nor follow; it stops");
+            node.stop();
+        })
     }
 
     /// REPLICAOF host port: stops leading, or changes the leader.
@@ -465,7 +459,6 @@ impl Engine {
     /// # Errors
     /// When the pool cannot be opened as a follower's.
     pub fn follow(&mut self, node: &Node, leader: LeaderAddress) -> Result<()> {
-        let config = node.config();
         // Nobody was told of anything in such a reign, so it need not stand between this node and a leader that has gone on
         // without knowing of the promotion.
         let idle_reign = match &self.role {
@@ -500,17 +493,7 @@ impl Engine {
         self.begin_reign();
         self.end_handover(node);
         node.wake_workers();
-        let opened = match self.open_as_follower(&config, leader.clone()) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "this node can neither lead nor follow; it stops"
-                );
-                node.stop();
-                return Err(error);
-            }
-        };
+        let opened = self.follow_or_stop(node, leader.clone())?;
         node.install(opened);
         tracing::info!(leader = %leader, "now following");
         node.update_config(|config| config.replicaof = Some(leader));
