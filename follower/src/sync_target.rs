@@ -73,15 +73,18 @@ pub fn take_step(
                 ChunkOutcome::Differs
             }
         },
-        ChunkStep::Zero => {
-            if !replayer.chunk(offset, len).is_some_and(chunk::is_zero) {
-                report_difference();
-                replayer.zero_chunk(offset, len);
-            } else if !scrub {
-                replayer.keep_chunk(offset, len);
+        ChunkStep::Zero => match replayer.chunk(offset, len) {
+            Some(bytes) => {
+                if !chunk::is_zero(bytes) {
+                    report_difference();
+                    replayer.zero_chunk(offset, len);
+                } else if !scrub {
+                    replayer.keep_chunk(offset, len);
+                }
+                ChunkOutcome::Taken
             }
-            ChunkOutcome::Taken
-        }
+            None => ChunkOutcome::Differs,
+        },
         ChunkStep::Stored => {
             if store(chunk, replayer, log, scrub) {
                 ChunkOutcome::Taken
@@ -99,10 +102,10 @@ pub fn take_step(
     Ok((outcome, described))
 }
 
-/// Stores a chunk, or its blocks, out of a staging slot, if that makes it the leader's.
+/// Stores a chunk, or its blocks, out of a staging slot, if that makes it the leader's. A chunk beyond the image's end does not.
 fn store(chunk: &Chunk, replayer: &mut Replayer, log: &LogMap, scrub: bool) -> bool {
     let (offset, len) = (chunk.offset, u64::from(chunk.len));
-    let here = replayer.chunk(offset, len).expect("an image at the position of a step has its chunk");
+    let Some(here) = replayer.chunk(offset, len) else { return false };
     let patch_len = chunk::patch_len(&chunk.blocks, here.len());
     let bytes = log.window_bytes(staging_at(u64::from(chunk.slot)), patch_len);
     let patched = chunk::patched(here, &chunk.blocks, bytes);
@@ -169,6 +172,9 @@ impl SyncTarget {
             self.queue.back().map_or(0, |last| last.at_lsn).max(self.horizon.unwrap_or(Lsn::ZERO).get());
         if chunk.at_lsn < last {
             return Err("the leader's walk goes back");
+        }
+        if self.queue.front().is_some_and(|first| first.step() == ChunkStep::Begin) {
+            return Err("the leader's walk does not wait until this image stands still");
         }
         // A mark says no more than that the next step is not before it.
         if self.queue.back().is_some_and(|last| last.step() == ChunkStep::Mark) {
@@ -307,6 +313,16 @@ mod tests {
         target.due(Lsn::new(65)).unwrap();
         target.taken(Lsn::new(65), ChunkOutcome::Taken);
         assert_eq!(target.cursor(), 300);
+    }
+
+    #[test]
+    fn a_walk_that_goes_on_before_the_image_stands_still_is_refused() {
+        let mut target = SyncTarget::new(step(ChunkStep::Begin, 0, 0), 0);
+        assert!(target.push(step(ChunkStep::Compare, 40, 0)).is_err());
+        target.due(Lsn::new(50)).unwrap();
+        target.taken(Lsn::new(50), ChunkOutcome::Ready);
+        assert_eq!(target.horizon(), Some(Lsn::new(50)), "what was refused is not due");
+        target.push(step(ChunkStep::Compare, 50, 0)).unwrap();
     }
 
     #[test]

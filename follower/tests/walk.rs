@@ -80,3 +80,20 @@ fn a_chunk_that_was_patched_survives_a_power_cut_behind_its_checkpoint_with_all_
     let follower = open_follower(&pool).unwrap();
     assert!(follower.replayer.chunk(0, len).unwrap() == leaders, "bytes were lost");
 }
+
+#[test]
+fn a_chunk_beyond_the_images_end_is_not_stored() {
+    let double = CrashDouble::new().unwrap();
+    let pool = pool_in_mid_sync(&double);
+    let mut follower = open_follower(&pool).unwrap();
+    let replayer = &mut follower.replayer;
+    let len = replayer.image_len();
+    let mut take = |step: ChunkStep| {
+        let chunk =
+            Chunk { step: step.into(), offset: len, len: 4096, image_len: len + 4096, ..Chunk::default() };
+        take_step(&chunk, replayer, pool.log(), false).unwrap().0
+    };
+    assert_eq!(take(ChunkStep::Compare), ChunkOutcome::Differs);
+    assert_eq!(take(ChunkStep::Zero), ChunkOutcome::Differs);
+    assert_eq!(take(ChunkStep::Stored), ChunkOutcome::Torn);
+}
