@@ -12,6 +12,7 @@ pub mod browser;
 pub mod client;
 pub mod differential;
 pub mod faults;
+pub mod group;
 pub mod guest;
 pub mod http;
 pub mod load;

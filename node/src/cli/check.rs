@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::group::discover::{Address, Fields, Login};
 use super::group::sync::Progress;
-use super::group::why_down;
+use super::group::{why_down, why_refused};
 
 /// Arguments of `farkeep check`.
 #[derive(Debug, Args)]
@@ -99,8 +99,8 @@ fn leader(info: &Fields, limits: &CheckArguments, found: &mut Vec<(Severity, Str
     let ms = |name: &str| info.text(name).parse::<f64>().ok();
     let (have, want) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
     let syncs = Progress::of_leader(info);
-    if info.number("farkeep_refusing") == 1 {
-        found.push((Severity::Critical, format!("refuses writes, {have} of {want} followers in reach")));
+    if let Some(why) = why_refused(info) {
+        found.push((Severity::Critical, format!("refuses writes: {why}")));
     } else if have == 0 && !limits.alone && !syncs.is_empty() {
         found.push((Severity::Warning, "no follower could take over yet".to_owned()));
     } else if have == 0 && !limits.alone {

@@ -18,7 +18,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
 use super::group::discover::{Group, Node};
-use super::group::{GroupArguments, Lookout};
+use super::group::{GroupArguments, Lookout, why_refused};
 use crate::commands::info::human;
 
 /// Between two looks.
@@ -193,8 +193,8 @@ fn of_leader(leader: &Node) -> (&'static str, Color, String) {
     let waits_ms = info.text("farkeep_uncommitted_ms").parse::<f64>().unwrap_or(0.0);
     if !info.text("farkeep_failure").is_empty() {
         ("✕", Color::Red, format!("the leader has stopped writing: {}", info.text("farkeep_failure")))
-    } else if info.number("farkeep_refusing") == 1 {
-        ("✕", Color::Red, format!("writes are refused: {have} of {want} followers in reach"))
+    } else if let Some(why) = why_refused(info) {
+        ("✕", Color::Red, format!("writes are refused: {why}"))
     } else if waits_ms > 1000.0 {
         ("✕", Color::Red, format!("writes have waited for {waits_ms} ms"))
     } else if info.number("farkeep_degraded") == 1 {

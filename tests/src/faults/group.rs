@@ -6,7 +6,7 @@
 //! are both. One that is in the middle of a delta sync holds no usable dataset, and nothing that the other one lacks: it counts, and is not promoted.
 
 use std::path::Path as FilePath;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,10 @@ pub struct Group {
     leader: usize,
     frozen: [bool; NODES],
     dead: [bool; NODES],
+    /// See [`Schedule::as_configured`].
+    as_configured: bool,
+    /// Somebody was started again as it was configured at first, and may have a role by now in which the operator does not know it.
+    astray: bool,
 }
 
 impl Group {
@@ -81,8 +85,17 @@ impl Group {
                 Trouble(format!("node {at} does not start ({:?}):\n{}", failure.status, failure.log))
             })?);
         }
-        let group =
-            Self { nodes, paths, doors, nowhere, leader: 0, frozen: [false; NODES], dead: [false; NODES] };
+        let group = Self {
+            nodes,
+            paths,
+            doors,
+            nowhere,
+            leader: 0,
+            frozen: [false; NODES],
+            dead: [false; NODES],
+            as_configured: schedule.as_configured,
+            astray: false,
+        };
         group.wait_until_whole()?;
         Ok(group)
     }
@@ -147,17 +160,20 @@ impl Group {
     }
 
     /// Lets a node go on, or starts it again: in the role in which the operator knows it, or, if it is to be `believing`, as the
-    /// leader.
+    /// leader. In a run in which nodes are started as they were configured at first, they are.
     pub fn revive(&mut self, at: usize, believing: bool) -> Outcome {
         if std::mem::take(&mut self.frozen[at]) {
             self.nodes[at].thaw();
         }
         if self.dead[at] {
-            if at == self.leader || believing {
+            let first = self.as_configured.then_some(0);
+            let leader = first.unwrap_or(self.leader);
+            if at == leader || (believing && first.is_none()) {
                 self.nodes[at].lead();
             } else {
-                self.nodes[at].follow(self.paths[at][self.leader].port());
+                self.nodes[at].follow(self.paths[at][leader].port());
             }
+            self.astray |= self.as_configured;
             self.nodes[at].try_restart().map_err(|failure| {
                 Trouble(format!("node {at} does not start again ({:?})", failure.status))
             })?;
@@ -179,8 +195,16 @@ impl Group {
             self.revive(at, false)?;
             self.follow_port(at, self.nowhere.port())?;
         }
+        let Some(best) = self.longest(&followers)? else { return Ok(None) };
+        self.command(best, &["REPLICAOF", "NO", "ONE"])?;
+        self.lead(best, shared);
+        Ok(Some(best))
+    }
+
+    /// Of some nodes, the one whose log ends last; `None` if all are in the middle of a delta sync.
+    fn longest(&self, nodes: &[usize]) -> Outcome<Option<usize>> {
         let mut ranks = Vec::new();
-        for at in followers {
+        for &at in nodes {
             let mut client = self.client(at)?;
             if number(&mut client, "farkeep_mid_sync")? == 1 {
                 continue;
@@ -191,10 +215,39 @@ impl Group {
                 at,
             ));
         }
-        let Some(&(.., best)) = ranks.iter().max() else { return Ok(None) };
+        Ok(ranks.into_iter().max().map(|(.., at)| at))
+    }
+
+    /// Whether nodes that are started again may have roles in which the operator does not know them.
+    pub fn goes_astray(&self) -> bool {
+        self.as_configured
+    }
+
+    /// Whether nodes may have roles in which the operator does not know them.
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Gives every node its role anew, whatever it believes: nobody follows anybody, and then the one leads whose log ends last. All three
+    /// are asked, so it holds all that was acknowledged. Waits until the others follow it: before, they know nothing of its reign, and one that
+    /// is started as it was configured could serve another.
+    pub fn muster(&mut self, shared: &Shared) -> Outcome<usize> {
+        self.heal_paths();
+        for at in 0..NODES {
+            self.revive(at, false)?;
+            self.follow_port(at, self.nowhere.port())?;
+        }
+        let best = self
+            .longest(&[0, 1, 2])?
+            .ok_or_else(|| Trouble("all nodes are in the middle of a delta sync".to_owned()))?;
         self.command(best, &["REPLICAOF", "NO", "ONE"])?;
         self.lead(best, shared);
-        Ok(Some(best))
+        for at in self.followers() {
+            self.follow(at)?;
+        }
+        self.astray = false;
+        self.wait_until_whole()?;
+        Ok(best)
     }
 
     /// Promotes a follower that nobody follows; whether it is one. It is not if it is in the middle of a delta sync.
@@ -208,17 +261,20 @@ impl Group {
 
     /// Makes the group whole and has the leader hand over by FAILOVER. Returns to whom.
     pub fn hand_over(&mut self, shared: &Shared) -> Outcome<usize> {
-        let old = self.leader;
         self.heal_paths();
         for at in 0..NODES {
             self.revive(at, false)?;
         }
+        if self.astray {
+            self.muster(shared)?;
+        }
         self.wait_until_whole()?;
+        let old = self.leader;
         self.command(old, &["FAILOVER", "TIMEOUT", "10000"])?;
         self.wait(&format!("node {old} to hand over"), || {
             self.nodes[old].info("replication", "master_failover_state") == "no-failover"
         })?;
-        let successor = self.successor().ok_or_else(|| Trouble(format!("node {old} does not hand over")))?;
+        let successor = self.successor()?.ok_or_else(|| Trouble(format!("node {old} does not hand over")))?;
         self.lead(successor, shared);
         Ok(successor)
     }
@@ -226,19 +282,13 @@ impl Group {
     /// Asks `farkeep failover` for another leader. Returns whom it has promoted; `None` if it refuses to, since it cannot be sure
     /// that nothing is lost (nodes that were restarted do not remember how many there are).
     pub fn fail_over(&mut self, shared: &Shared) -> Outcome<Option<usize>> {
-        let followers = self.followers();
-        let mut command = Command::new(binary::farkeep());
-        command.args(["failover", "--timeout", "20000"]);
-        self.heal_paths();
-        for at in followers {
-            self.revive(at, false)?;
-            command.args(["--node", &format!("127.0.0.1:{}", self.nodes[at].port())]);
-        }
-        let output = command.output().map_err(|error| Trouble(format!("farkeep failover: {error}")))?;
-        if output.status.code() == Some(WOULD_LOSE) {
+        let output = self.failover_command()?.output();
+        let output = output.map_err(|error| Trouble(format!("farkeep failover: {error}")))?;
+        // Nodes that were started as they were configured may lead already, or follow somebody whom nobody finds.
+        if output.status.code() == Some(WOULD_LOSE) || (self.astray && !output.status.success()) {
             return Ok(None);
         }
-        let promoted = self.successor().filter(|_| output.status.success());
+        let promoted = self.successor()?.filter(|_| output.status.success());
         let promoted = promoted.ok_or_else(|| {
             let said = [output.stdout, output.stderr].concat();
             Trouble(format!("farkeep failover: {}\n{}", output.status, String::from_utf8_lossy(&said)))
@@ -247,10 +297,78 @@ impl Group {
         Ok(Some(promoted))
     }
 
-    /// Which of the followers leads by now.
-    fn successor(&self) -> Option<usize> {
-        let role = |at: usize| self.nodes[at].info("replication", "role");
-        self.followers().into_iter().find(|&at| role(at) == "master")
+    /// `farkeep failover`, and a transaction on one of the followers `after` it was started. Returns who leads then, `None` if nobody does,
+    /// and what became of the two.
+    pub fn fail_over_twice(
+        &mut self,
+        preferred: usize,
+        after: Duration,
+        shared: &Shared,
+    ) -> Outcome<(Option<usize>, String)> {
+        let mut command = self.failover_command()?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.map_err(|error| Trouble(format!("farkeep failover: {error}")))?;
+        std::thread::sleep(after);
+        // Either may fail, or lose its connection, because of the other.
+        let to = self.followers()[preferred];
+        let taken = self.try_promotion(to);
+        let output =
+            child.wait_with_output().map_err(|error| Trouble(format!("farkeep failover: {error}")))?;
+        let said = [output.stdout, output.stderr].concat();
+        let outcomes = format!(
+            "the transaction on node {to}: {taken:?}; farkeep failover: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&said).trim_end()
+        );
+        let leading = self.successor()?;
+        if let Some(leading) = leading {
+            self.lead(leading, shared);
+        }
+        Ok((leading, outcomes))
+    }
+
+    fn failover_command(&mut self) -> Outcome<Command> {
+        let mut command = Command::new(binary::farkeep());
+        command.args(["failover", "--timeout", "20000"]);
+        self.heal_paths();
+        for at in self.followers() {
+            self.revive(at, false)?;
+            command.args(["--node", &format!("127.0.0.1:{}", self.nodes[at].port())]);
+        }
+        Ok(command)
+    }
+
+    /// Which of the followers leads by now: of several, the one with the latest reign.
+    fn successor(&self) -> Outcome<Option<usize>> {
+        let mut reigns = Vec::new();
+        for at in self.followers() {
+            if self.nodes[at].info("replication", "role") == "master" {
+                reigns.push((number(&mut self.client(at)?, "farkeep_epoch")?, at));
+            }
+        }
+        if let [(one, _), (other, _)] = reigns[..]
+            && one == other
+        {
+            return Err(Trouble(format!("both followers lead in epoch {one}")));
+        }
+        Ok(reigns.into_iter().max().map(|(_, at)| at))
+    }
+
+    /// Asks a follower to take over and does away with it soon `after`, or stops it for a while. Whether it has taken over nobody knows.
+    pub fn promote_in_vain(&mut self, preferred: usize, after: Duration, kill: bool) -> Outcome {
+        let to = self.followers()[preferred];
+        self.revive(to, false)?;
+        let mut client = self.client(to)?;
+        client
+            .send_raw(&promotion())
+            .map_err(|error| Trouble(format!("node {to} does not read EXEC: {error}")))?;
+        std::thread::sleep(after);
+        if kill {
+            self.kill(to);
+        } else {
+            self.freeze(to);
+        }
+        Ok(())
     }
 
     /// Promotes a follower by the transaction that Sentinel sends, preferably the one with this number among them. It may refuse: if too
@@ -288,12 +406,8 @@ impl Group {
 
     fn try_promotion(&self, to: usize) -> Outcome<bool> {
         let mut client = self.client(to)?;
-        let mut bytes = Vec::new();
-        for words in [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]] {
-            crate::client::encode(words, &mut bytes);
-        }
         let mut exec = || {
-            client.send_raw(&bytes)?;
+            client.send_raw(&promotion())?;
             client.reply()?;
             client.reply()?;
             client.reply()
@@ -439,6 +553,15 @@ impl Group {
             Err(error) => Err(Trouble(format!("node {at} does not answer {words:?}: {error}"))),
         }
     }
+}
+
+/// The transaction that Sentinel promotes with.
+fn promotion() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for words in [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]] {
+        crate::client::encode(words, &mut bytes);
+    }
+    bytes
 }
 
 fn number(client: &mut Client, field: &str) -> Outcome<u64> {

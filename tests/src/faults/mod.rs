@@ -56,6 +56,10 @@ pub struct Report {
     pub failovers: u64,
     /// Followers promoted beside a leader that went on, and told to follow it again.
     pub rivals: u64,
+    /// Promotions that were asked for in two ways at once.
+    pub at_once: u64,
+    /// Promotions that somebody was killed or stopped in.
+    pub in_vain: u64,
     /// Delta syncs that followers have begun, anew or where the last one ended.
     pub syncs_begun: u64,
     /// Delta syncs that have ended well.
@@ -76,6 +80,8 @@ impl Report {
         self.handovers += other.handovers;
         self.failovers += other.failovers;
         self.rivals += other.rivals;
+        self.at_once += other.at_once;
+        self.in_vain += other.in_vain;
         self.syncs_begun += other.syncs_begun;
         self.syncs += other.syncs;
         self.scrubs += other.scrubs;
@@ -202,6 +208,12 @@ impl Run<'_> {
         for at in 0..group::NODES {
             self.group.revive(at, false)?;
         }
+        if self.group.is_astray() {
+            // Until then they do what their configuration says.
+            pause(step.leader_ms);
+            let leader = self.group.muster(shared)?;
+            self.story.tell(format!("node {leader} leads, the others are told to follow"));
+        }
         Ok(())
     }
 
@@ -218,7 +230,12 @@ impl Run<'_> {
         let old = self.group.leader();
         self.story.tell(format!("node {old}, the leader: {fault:?}"));
         match fault {
-            LeaderFault::Restart | LeaderFault::Kill | LeaderFault::KillForFailover => self.group.kill(old),
+            LeaderFault::Restart
+            | LeaderFault::Kill
+            | LeaderFault::KillForFailover
+            | LeaderFault::KillForTwo
+            | LeaderFault::KillWithSuccessor
+            | LeaderFault::KillAndFreezeSuccessor => self.group.kill(old),
             LeaderFault::Doze | LeaderFault::Freeze => self.group.freeze(old),
             LeaderFault::Isolate => self.group.isolate(old),
             LeaderFault::Forsake | LeaderFault::HandOver => {}
@@ -226,6 +243,8 @@ impl Run<'_> {
             LeaderFault::KillAll => (0..group::NODES).for_each(|at| self.group.kill(at)),
         }
         pause(step.leader_ms);
+        let preferred = step.by_transaction.unwrap_or(0);
+        let promotion = Duration::from_millis(step.promotion_ms);
         let best = match fault {
             LeaderFault::Restart | LeaderFault::Doze | LeaderFault::KillAll | LeaderFault::Rival => {
                 return self.group.revive(old, true);
@@ -242,6 +261,22 @@ impl Run<'_> {
                 }
                 None => self.group.promote(shared)?,
             },
+            LeaderFault::KillForTwo => {
+                self.report.at_once += 1;
+                let (leading, outcomes) = self.group.fail_over_twice(preferred, promotion, shared)?;
+                self.story.tell(outcomes);
+                match leading {
+                    Some(leading) => Some(leading),
+                    None => self.group.promote(shared)?,
+                }
+            }
+            LeaderFault::KillWithSuccessor | LeaderFault::KillAndFreezeSuccessor => {
+                let kill = fault == LeaderFault::KillWithSuccessor;
+                self.group.promote_in_vain(preferred, promotion, kill)?;
+                self.report.in_vain += 1;
+                pause(step.promotion_ms);
+                self.group.promote_by_transaction(1 - preferred, shared)?
+            }
             LeaderFault::Kill | LeaderFault::Freeze | LeaderFault::Isolate | LeaderFault::Forsake => {
                 match step.by_transaction {
                     Some(preferred) => self.group.promote_by_transaction(preferred, shared)?,
@@ -252,17 +287,21 @@ impl Run<'_> {
         let Some(best) = best else { return self.lead_on(old) };
         self.story.tell(format!("node {best} is promoted"));
         self.report.promotions += 1;
+        if fault == LeaderFault::HandOver {
+            return self.group.followers().into_iter().try_for_each(|at| self.group.follow(at));
+        }
         let other = self.group.followers().into_iter().find(|&at| at != old).expect("three nodes");
         self.group.revive(other, false)?;
         self.group.follow(other)?;
-        if fault == LeaderFault::HandOver {
-            return self.group.follow(old);
-        }
         self.bring_back(old, step.back)
     }
 
     /// A follower leads nobody for a while. It can acknowledge nothing, so it can follow again, and nothing is lost.
     fn rival(&mut self, step: &Step) -> Outcome {
+        if self.group.goes_astray() {
+            // Who goes by whose log ends last must not come across the log of a rival.
+            return Ok(());
+        }
         let at = self.group.followers()[step.by_transaction.unwrap_or(0)];
         if self.group.promote_rival(at)? {
             pause(step.leader_ms);

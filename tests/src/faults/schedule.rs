@@ -36,6 +36,12 @@ pub enum LeaderFault {
     HandOver,
     /// kill -9, and `farkeep failover` finds it another leader.
     KillForFailover,
+    /// kill -9, and `farkeep failover` and a transaction look for another leader at once.
+    KillForTwo,
+    /// kill -9; a follower is killed while it is being promoted, and another one is promoted.
+    KillWithSuccessor,
+    /// kill -9; a follower is stopped while it is being promoted, goes on when another one is, or is about to be.
+    KillAndFreezeSuccessor,
     /// Nothing; a follower is promoted beside it, by somebody who believes it dead, or who wants another leader.
     Forsake,
     /// Nothing; a follower is promoted beside it, takes what writes it can, and is told to follow it again.
@@ -81,6 +87,8 @@ pub struct Step {
     pub flood_bytes: u64,
     /// If a follower is promoted: not by the operator's rule but as Sentinel does it, inside a transaction, and just this one.
     pub by_transaction: Option<usize>,
+    /// If something befalls a promotion: so long after it was asked for.
+    pub promotion_ms: u64,
     /// What becomes of a leader that was replaced.
     pub back: Return,
 }
@@ -94,6 +102,8 @@ pub struct Schedule {
     pub sync_max_rate_mb: u64,
     /// Of every node: seconds between two scrubs. 0 is never.
     pub scrub_interval_s: u64,
+    /// Whoever is started again is started with the configuration that it had at first, not in the role that it had last.
+    pub as_configured: bool,
     /// Writers that follow the leader.
     pub writers: usize,
     /// One after the other.
@@ -113,6 +123,7 @@ impl Schedule {
             // Slow enough for what befalls the nodes to befall them in the middle of one.
             sync_max_rate_mb: if rng.chance(50) { rng.between(2, 12) } else { 0 },
             scrub_interval_s: u64::from(rng.chance(40)),
+            as_configured: rng.chance(40),
             writers,
             steps,
         }
@@ -138,14 +149,28 @@ impl Step {
                 LeaderFault::KillAll,
                 LeaderFault::HandOver,
                 LeaderFault::KillForFailover,
+                LeaderFault::KillForTwo,
+                LeaderFault::KillWithSuccessor,
+                LeaderFault::KillAndFreezeSuccessor,
                 LeaderFault::Rival,
-            ][rng.index(13)]
+            ][rng.index(16)]
         });
         let leader_ms = if rng.chance(70) { rng.below(80) } else { rng.below(700) };
         let back = if rng.chance(50) { Return::Told } else { Return::Believing(rng.below(250)) };
         let by_transaction = rng.chance(60).then(|| rng.index(2));
+        let promotion_ms = if rng.chance(80) { rng.below(12) } else { rng.below(120) };
         let flood_bytes = if small_ring && rng.chance(60) { rng.between(3 << 20, 9 << 20) } else { 0 };
-        Self { quiet_writes, quiet_ms, hit, leader, leader_ms, flood_bytes, by_transaction, back }
+        Self {
+            quiet_writes,
+            quiet_ms,
+            hit,
+            leader,
+            leader_ms,
+            flood_bytes,
+            by_transaction,
+            promotion_ms,
+            back,
+        }
     }
 }
 

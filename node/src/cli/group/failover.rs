@@ -9,7 +9,9 @@
 //!
 //! Several runs, which two people or a script and a person may well start at once, take turns ([`turn`]). Besides, before
 //! a node is told anything it is looked at: one that somebody else has promoted, or told whom to follow, is left alone.
-//! Who finds that the group has got a leader without him waits for that one to take writes, and says who it is.
+//! Who finds that the group has got a leader without him waits for that one to take writes, and says who it is. After a while he
+//! helps: whoever still follows nobody that leads is told to follow that one; and if nobody leads, each having stopped the other,
+//! he begins anew.
 
 mod planned;
 #[cfg(test)]
@@ -37,6 +39,8 @@ use turn::{Turn, look};
 const LOOK: Duration = Duration::from_millis(2);
 /// How long a promotion or a fence may take: it replays what the image lacks.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(30);
+/// How long somebody else who gives the group a leader is left to it.
+const OTHERS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Arguments of `farkeep failover`.
 #[derive(Debug, Args)]
@@ -173,41 +177,74 @@ impl Run<'_> {
         }
         let mut turn = Turn::take(self, &followers)?;
         if turn.has_come_too_late() {
+            drop(turn);
             return self.led_by_another();
         }
         let mut fenced = self.fence(&followers);
         let settled = self.settle(&mut fenced, known.len(), sync, followers.len());
-        let chosen = match settled {
-            Ok(Some(chosen)) => chosen,
+        let outcome = match settled {
+            Ok(Some(chosen)) => self.promote(fenced, chosen, sync)?,
             other => {
                 release(fenced);
-                if turn.has_come_too_late() {
-                    return self.led_by_another();
-                }
-                return other.map(|_| ExitCode::from(WOULD_LOSE));
+                if turn.has_come_too_late() { None } else { Some(other.map(|_| ExitCode::from(WOULD_LOSE))?) }
             }
         };
-        self.promote(fenced, chosen, sync)
+        drop(turn);
+        outcome.map_or_else(|| self.led_by_another(), Ok)
     }
 
-    /// Somebody else has given the group a leader meanwhile: waits for that one to take writes, and says who it is.
+    /// Somebody else has given the group a leader meanwhile: waits for that one to take writes, and says who it is. See the module's
+    /// documentation for what becomes of one that does not.
     fn led_by_another(&self) -> Result<ExitCode> {
         let nodes: Vec<Address> = self.group.nodes.iter().map(|node| node.address.clone()).collect();
-        let leader =
-            self.wait("the leader that somebody else has chosen meanwhile to take writes", || {
-                // While roles change, a node may be too busy to answer in time.
-                let group = Group::discover(&nodes, &self.login).unwrap_or_default();
-                Ok(match group.leaders().as_slice() {
-                    [leader] if !refuses_writes(leader) => Some((*leader).clone()),
-                    _ => None,
-                })
-            })?;
+        let since = Instant::now();
+        let mut told = BTreeSet::new();
+        let what = "the leader that somebody else has chosen meanwhile to take writes";
+        let (leader, group) = self.wait(what, || {
+            // While roles change, a node may be too busy to answer in time.
+            let group = Group::discover(&nodes, &self.login).unwrap_or_default();
+            let leaders = group.leaders();
+            Ok(match (leaders.as_slice(), since.elapsed() >= OTHERS_LIMIT) {
+                ([leader], _) if !refuses_writes(leader) => Some((Some((*leader).clone()), group)),
+                ([leader], true) => {
+                    self.gather(&group, leader, &mut told);
+                    None
+                }
+                ([], true) if !group.nodes.is_empty() => Some((None, group)),
+                _ => None,
+            })
+        })?;
+        let Some(leader) = leader else {
+            say!("Nobody has taken over after all; once more.");
+            let asked = self.asked.clone();
+            return Run { login: self.login.clone(), asked, group: &group, ..*self }.unplanned();
+        };
         say!("{} leads: somebody else has seen to that meanwhile. It takes writes.", leader.announced());
         match &self.arguments.to {
             Some(to) if leader.address != *to && leader.announced() != to => {
                 bail!("{} leads instead of {to}; run it again to have it hand over", leader.announced())
             }
             _ => Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    /// Has those follow this leader that follow somebody who does not lead, or nobody; each is told once.
+    fn gather(&self, group: &Group, leader: &Node, told: &mut BTreeSet<Address>) {
+        let name = leader.announced();
+        for node in group.followers() {
+            let follows_it = node.leader().is_some_and(|its| its == *name || its == leader.address);
+            if follows_it || !told.insert(node.address.clone()) {
+                continue;
+            }
+            let follow = || {
+                self.login.connect(&node.address)?.must(&["REPLICAOF", &name.host, &name.port.to_string()])
+            };
+            match follow() {
+                Ok(_) => {
+                    say!("{} is told to follow {name}, which somebody else has promoted.", node.announced())
+                }
+                Err(error) => eprintln!("farkeep: {} does not follow {name}: {error:#}", node.announced()),
+            }
         }
     }
 
@@ -328,12 +365,13 @@ impl Run<'_> {
         Ok(Some(at))
     }
 
-    fn promote(&self, mut fenced: Vec<Fenced<'_>>, chosen: usize, sync: usize) -> Result<ExitCode> {
+    /// Promotes this one of those that are fenced, and has the others follow it; `None`: somebody else has done something else.
+    fn promote(&self, mut fenced: Vec<Fenced<'_>>, chosen: usize, sync: usize) -> Result<Option<ExitCode>> {
         let mut leader = fenced.remove(chosen);
         let name = leader.node.announced().clone();
         if !leader.is_still_fenced() {
             release(fenced);
-            return self.led_by_another();
+            return Ok(None);
         }
         if let Err(error) = leader.client.must(&["REPLICAOF", "NO", "ONE"]) {
             fenced.push(leader);
@@ -369,7 +407,7 @@ impl Run<'_> {
                 sync - fenced.len()
             );
             advise_old_leader(&name);
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Some(ExitCode::SUCCESS));
         }
         let leads = self.wait("the new leader to have its followers", || {
             let now = look(leader.node, &mut leader.client)?;
@@ -377,11 +415,11 @@ impl Run<'_> {
         })?;
         if !leads {
             say!("{name} does not lead any more.");
-            return self.led_by_another();
+            return Ok(None);
         }
         say!("It takes writes after {} ms.", self.started.elapsed().as_millis());
         advise_old_leader(&name);
-        Ok(ExitCode::SUCCESS)
+        Ok(Some(ExitCode::SUCCESS))
     }
 }
 

@@ -18,7 +18,7 @@ use super::Output;
 use discover::{Address, Group, Login};
 
 pub use failover::{FailoverArguments, failover};
-pub use show::why_down;
+pub use show::{why_down, why_refused};
 
 /// Between two looks of `--watch`.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);

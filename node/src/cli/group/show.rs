@@ -116,11 +116,21 @@ fn state_of(group: &Group, node: &Node) -> String {
     seen.filter(own).find_map(|line| line.get("state").cloned()).unwrap_or_else(|| "up".to_owned())
 }
 
-/// Whether a leader has too few followers to take writes.
+/// Whether a leader has too few followers to take writes, be it by `sync-followers` or by `min-replicas-to-write`.
 pub(super) fn refuses_writes(leader: &Node) -> bool {
-    let info = &leader.info;
-    info.number("farkeep_followers_in_reach") < info.number("farkeep_sync_followers")
-        && info.number("farkeep_degraded") == 0
+    why_refused(&leader.info).is_some()
+}
+
+/// Why a leader refuses writes, if it has too few followers to take them.
+pub fn why_refused(info: &Fields) -> Option<String> {
+    let (have, want) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
+    (info.number("farkeep_refusing") == 1).then(|| {
+        if have < want {
+            format!("{have} followers are in reach, sync-followers is {want}")
+        } else {
+            format!("of {have} followers in reach fewer are good than min-replicas-to-write asks for")
+        }
+    })
 }
 
 fn fabric_of(group: &Group, node: &Node) -> String {
@@ -149,14 +159,14 @@ pub fn status(group: &Group) -> Shown {
         }
         [leader] => {
             let info = &leader.info;
-            let (in_reach, wanted) =
-                (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
-            if in_reach < wanted {
-                let what =
-                    if info.number("farkeep_degraded") == 1 { "goes on degraded" } else { "refuses writes" };
+            if let Some(why) = why_refused(info) {
+                problems.push(format!("the leader {} refuses writes: {why}", leader.announced()));
+            } else if info.number("farkeep_degraded") == 1 {
                 problems.push(format!(
-                    "the leader {} {what}: {in_reach} followers are in reach, sync-followers is {wanted}",
-                    leader.announced()
+                    "the leader {} goes on degraded: {} followers are in reach, sync-followers is {}",
+                    leader.announced(),
+                    info.number("farkeep_followers_in_reach"),
+                    info.number("farkeep_sync_followers")
                 ));
             }
             if !info.text("farkeep_failure").is_empty() {
