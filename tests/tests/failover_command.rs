@@ -7,7 +7,7 @@ use std::time::Duration;
 use farkeep_tests::group::{Group, assert_only_redirects, role, state};
 use farkeep_tests::load::Load;
 use farkeep_tests::pair::wait_for_link;
-use farkeep_tests::{Server, binary, wait};
+use farkeep_tests::{Client, Server, binary, wait};
 
 const WRITERS: u64 = 4;
 
@@ -327,15 +327,15 @@ fn a_failover_on_the_command_line_waits_for_its_turn() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// How often CLIENT has been called.
-fn calls(node: &Server) -> u64 {
-    let text = node.info("commandstats", "cmdstat_client");
+/// How often a command has been called.
+fn calls(node: &Server, command: &str) -> u64 {
+    let text = node.info("commandstats", &format!("cmdstat_{command}"));
     let calls = text.strip_prefix("calls=").and_then(|rest| rest.split(',').next());
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
 /// As many runs take turns, a connection of this name keeps one waiting where it has found the group and done nothing.
-fn while_it_waits(group: &Group, meanwhile: impl FnOnce()) -> Output {
+fn while_it_waits(group: &Group, meanwhile: impl FnOnce(Client)) -> Output {
     let mut turn = group.0[1].client();
     turn.expect_ok("CLIENT SETNAME farkeep-failover");
     let address = format!("127.0.0.1:{}", group.0[2].port());
@@ -347,9 +347,8 @@ fn while_it_waits(group: &Group, meanwhile: impl FnOnce()) -> Output {
         .spawn()
         .expect("farkeep can be started");
     // ID, SETNAME, LIST, SETNAME: then it looks again and again, until the other is gone.
-    wait::until("the run to wait for its turn", || calls(&group.0[1]) > 8);
-    meanwhile();
-    drop(turn);
+    wait::until("the run to wait for its turn", || calls(&group.0[1], "client") > 8);
+    meanwhile(turn);
     run.wait_with_output().expect("it ends")
 }
 
@@ -357,7 +356,7 @@ fn while_it_waits(group: &Group, meanwhile: impl FnOnce()) -> Output {
 fn a_leader_that_somebody_else_promotes_meanwhile_is_given_the_other_followers() {
     let mut group = Group::start(2);
     group.0[0].kill();
-    let done = while_it_waits(&group, || group.0[1].client().expect_ok("REPLICAOF NO ONE"));
+    let done = while_it_waits(&group, |_turn| group.0[1].client().expect_ok("REPLICAOF NO ONE"));
     let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
     assert!(done.status.success(), "{said}");
     let told = format!(
@@ -374,12 +373,41 @@ fn a_leader_that_somebody_else_promotes_meanwhile_is_given_the_other_followers()
 fn a_failover_that_found_somebody_else_at_work_begins_anew_when_nobody_leads_after_all() {
     let mut group = Group::start(2);
     group.0[0].kill();
-    let done = while_it_waits(&group, || group.0[1].client().expect_ok("REPLICAOF 127.0.0.1 1"));
+    let done = while_it_waits(&group, |_turn| group.0[1].client().expect_ok("REPLICAOF 127.0.0.1 1"));
     let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
     assert!(done.status.success(), "{said}");
     assert!(said.contains("Nobody has taken over after all"), "{said}");
     let leader = group.leader();
     wait_for_link(&group.0[leader], &group.0[3 - leader]);
+}
+
+/// It is fenced after somebody else has told it to follow the leader that he has promoted. Nobody else would let it go.
+#[test]
+fn a_follower_that_is_fenced_although_it_has_got_another_leader_is_let_go() {
+    let mut group = Group::start(2);
+    group.0[0].kill();
+    let [_, one, two] = &group.0[..] else { unreachable!() };
+    // It is fenced first, and stands still then.
+    one.client().expect_ok("CONFIG SET replica-priority 1");
+    let mut told = one.client();
+    told.expect_ok("CLIENT SETNAME told");
+    let done = while_it_waits(&group, |turn| {
+        one.freeze();
+        drop(turn);
+        let mut own = 0;
+        let before = calls(two, "info");
+        wait::until("the run to look at the other one for the last time", || {
+            own += 1;
+            calls(two, "info") > before + own
+        });
+        two.client().expect_ok("REPLICAOF NO ONE");
+        told.send(&["REPLICAOF", "127.0.0.1", &two.port().to_string()]).expect("it can be sent");
+        one.thaw();
+    });
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("cannot be fenced") && said.contains("somebody else has seen to that"), "{said}");
+    wait_for_link(two, one);
 }
 
 #[test]

@@ -370,6 +370,7 @@ impl Run<'_> {
         let mut leader = fenced.remove(chosen);
         let name = leader.node.announced().clone();
         if !leader.is_still_fenced() {
+            fenced.push(leader);
             release(fenced);
             return Ok(None);
         }
@@ -385,6 +386,7 @@ impl Run<'_> {
             if !follower.is_still_fenced() {
                 let node = follower.node.announced();
                 eprintln!("farkeep: {node} is left alone: somebody else has told it meanwhile what to be");
+                follower.let_go();
                 continue;
             }
             match follower.client.must(&["REPLICAOF", &name.host, &port]) {
@@ -428,6 +430,22 @@ impl Fenced<'_> {
     fn is_still_fenced(&mut self) -> bool {
         look(self.node, &mut self.client).is_ok_and(|now| now.is_still_fenced(self.node))
     }
+
+    /// Who is fenced follows whom it names: the old leader again, or another one that it was told of before this run fenced it.
+    fn let_go(&mut self) {
+        let let_go = look(self.node, &mut self.client).and_then(|now| {
+            if let Some(leader) = now.fenced_from() {
+                self.client.must(&["REPLICAOF", &leader.host, &leader.port.to_string()])?;
+            }
+            Ok(())
+        });
+        if let Err(error) = let_go {
+            eprintln!(
+                "farkeep: {} is still fenced, tell it whom to follow (REPLICAOF): {error}",
+                self.node.announced()
+            );
+        }
+    }
 }
 
 /// What is left to do: the old leader could not be told, and its file says that it leads.
@@ -440,24 +458,9 @@ fn advise_old_leader(leader: &Address) {
     );
 }
 
-/// Nobody is promoted: who is still as this run has left it follows whom it followed before.
+/// Nobody is promoted.
 fn release(fenced: Vec<Fenced<'_>>) {
-    for Fenced { node, mut client, .. } in fenced {
-        let Some(leader) = node.leader() else { continue };
-        let port = leader.port.to_string();
-        let released = look(node, &mut client).and_then(|now| {
-            if now.is_still_fenced(node) {
-                client.must(&["REPLICAOF", &leader.host, &port])?;
-            }
-            Ok(())
-        });
-        if let Err(error) = released {
-            eprintln!(
-                "farkeep: {} is still fenced, tell it whom to follow (REPLICAOF): {error}",
-                node.announced()
-            );
-        }
-    }
+    fenced.into_iter().for_each(|mut follower| follower.let_go());
 }
 
 /// The order in which followers are preferred: those that hold a whole dataset, then the most advanced, then the one with the lower

@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use farkeep_proto::resp::client::Reply;
 
-use super::super::discover::{Fields, Node};
+use super::super::discover::{Address, Fields, Node};
 use super::super::show::refuses_writes;
 use super::{LOOK, Run};
 use crate::cli::client::Client;
@@ -155,7 +155,12 @@ impl Look {
 
     /// Whether it is fenced, and nobody has told it whom to follow since.
     pub fn is_still_fenced(&self, then: &Node) -> bool {
-        self.is_as_it_was(then) && self.0.info.number("farkeep_fenced") == 1
+        self.is_as_it_was(then) && self.fenced_from().is_some()
+    }
+
+    /// Whom it names as its leader, if it is fenced.
+    pub fn fenced_from(&self) -> Option<Address> {
+        self.0.leader().filter(|_| self.0.info.number("farkeep_fenced") == 1)
     }
 }
 
