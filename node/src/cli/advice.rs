@@ -5,10 +5,14 @@
 
 use std::io::ErrorKind;
 
+use farkeep_core::heap::HeapError;
 use farkeep_core::log::LogFileError;
 use farkeep_core::pool::PoolError;
 use farkeep_core::recover::RecoverError;
 use rustix::io::Errno;
+
+const NOT_ITS_IMAGE: &str = "nothing was touched; bring the image back from where the log comes from, or move the pool away and let \
+                             this node follow one that holds the data";
 
 /// A few words for the end of the error's line, if anything can be done.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
@@ -37,10 +41,7 @@ fn about_pool(error: &PoolError) -> Option<&'static str> {
             Some("make room, or choose a smaller --log-size or another directory with --pool")
         }
         PoolError::Log { source, .. } => about_log(source),
-        PoolError::Image { .. } => Some(
-            "nothing was touched; bring the image back from where the log comes from, or move the pool away and let \
-             this node follow one that holds the data",
-        ),
+        PoolError::Image { .. } => Some(NOT_ITS_IMAGE),
         PoolError::ImageWithoutLog { .. } => Some("nothing was touched; say where the log is with --log"),
         PoolError::Geometry { .. } => Some("choose another --log-size"),
         PoolError::ForeignDataset { .. } => {
@@ -79,6 +80,7 @@ fn about_recovery(error: &RecoverError) -> Option<&'static str> {
         RecoverError::Damaged { .. } => Some(
             "acknowledged writes behind it are lost here; let this node follow one that holds them (--replicaof)",
         ),
+        RecoverError::Heap(HeapError::Foreign { .. } | HeapError::OtherDataset { .. }) => Some(NOT_ITS_IMAGE),
         RecoverError::MidSync => Some("start it as a follower (--replicaof)"),
         RecoverError::Malformed { .. } => Some("nothing was touched; use the build of Farkeep that wrote it"),
         RecoverError::Pool(error) => about_pool(error),
@@ -105,6 +107,9 @@ mod tests {
             source: ErrorKind::ReadOnlyFilesystem.into(),
         };
         assert!(advice(&read_only.into()).is_some_and(|text| text.contains("must be writable")));
+        let image = HeapError::Foreign { what: "magic", found: 0, expected: 1 };
+        let image = Err::<(), _>(RecoverError::from(image)).context("the pool /x").unwrap_err();
+        assert_eq!(advice(&image), Some(NOT_ITS_IMAGE));
         assert_eq!(advice(&anyhow::anyhow!("no such thing")), None);
     }
 }

@@ -220,11 +220,16 @@ impl Engine {
         Ok((engine, opened))
     }
 
+    /// Whose trouble it is when the pool cannot be opened.
+    fn of_pool(&self) -> String {
+        format!("the pool {}", self.pool.path().display())
+    }
+
     fn open_as_leader(&mut self, config: &Config, epoch_min: Epoch, promoted: bool) -> Result<Opened> {
         let options =
             LeaderOptions { epoch_min, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
         let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
-            recover::open_leader(&self.pool, &options)?;
+            recover::open_leader(&self.pool, &options).with_context(|| self.of_pool())?;
         let log = Arc::clone(self.pool.log());
         self.counters.redo_start = reign_begun;
         let mut established = reign_begun;
@@ -279,7 +284,7 @@ impl Engine {
         let mut progress = follower::Progress::default();
         let mut consistent_at = Lsn::ZERO;
         if !self.pool.is_blank() {
-            let opened = recover::open_follower(&self.pool)?;
+            let opened = recover::open_follower(&self.pool).with_context(|| self.of_pool())?;
             progress = progress_of(&opened);
             consistent_at = opened.consistent_at;
             (view, replayer, tail) = (Some(opened.view), Some(opened.replayer), Some(opened.tail));
@@ -548,10 +553,12 @@ impl Engine {
             *replayer = None;
         }
         self.drop_role();
-        self.pool.abandon().context("the dataset could not be given up")?;
+        let given_up = self.pool.abandon().context("the dataset could not be given up");
         node.marks.publish(Lsn::ZERO, Lsn::ZERO);
-        let opened = self.open_as_follower(&node.config(), leader.clone())?;
+        // With what is left of it, if it is not given up.
+        let opened = self.follow_or_stop(node, leader.clone())?;
         node.install(opened);
+        given_up?;
         tracing::info!(leader = %leader, by_order = replace, "gave up this node's dataset to take over the leader's");
         Ok(true)
     }
