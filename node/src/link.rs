@@ -4,42 +4,41 @@
 //! heartbeats, try again. While a session runs, a second thread serves the window: it receives straight into the log, persists,
 //! acknowledges and tells the replayer. Neither ever takes the engine for longer than a change of the log needs.
 
+mod connect;
+mod window;
+
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::log::{LogMap, Tail};
 use farkeep_core::lsn::Lsn;
-use farkeep_fabric::tcp::Burst;
-use farkeep_fabric::window::Reported;
-use farkeep_fabric::{FabricKind, LogWindow, shm, tcp};
 use farkeep_follower::{Action, Follower, JoinError, Link as LinkState};
-use farkeep_proto::control::{self, Body, HandoverStep, Published, Ready};
-use farkeep_proto::window::TailCell;
+use farkeep_proto::control::{self, Body, HandoverStep, Published};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::statvfs;
 
-use crate::config::Config;
 use crate::engine::{Engine, Handover};
-use crate::node::{Node, OpenWindow};
+use crate::node::Node;
 use crate::peers;
 use crate::rdma::{self, Basis};
 use crate::replication::LeaderAddress;
 use crate::spare::Spare;
 use crate::throttle::Throttle;
 
+use connect::{connect, request};
+use window::{ServedWindow, Trial};
+pub use window::{TailWatch, take_burst};
+
 /// Wait for the leader's socket while something else is looked for that does not wake this thread.
 const TICK: Duration = Duration::from_millis(20);
 /// Longest sleep while nothing is due.
 const REST_MS: u64 = 500;
-/// Longest wait for a connection or for an answer to AUTH and the like.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same while a role is about to change hands: clients wait.
+/// The same as `TICK` while a role is about to change hands: clients wait.
 const BRISK_TICK: Duration = Duration::from_millis(1);
 /// Longest wait for the engine before it is asked whether there is still a reason.
 const ENGINE_PATIENCE: Duration = Duration::from_millis(1);
@@ -184,52 +183,6 @@ struct Link {
     complaints: Throttle,
 }
 
-/// A window that is being served, by a thread of its own.
-enum ServedWindow {
-    Tcp { socket: TcpStream, thread: JoinHandle<()> },
-    Shm { stop: Arc<AtomicBool>, log: Arc<LogMap>, thread: JoinHandle<()> },
-    Rdma(rdma::Served),
-}
-
-impl ServedWindow {
-    fn is_finished(&self) -> bool {
-        match self {
-            Self::Tcp { thread, .. } | Self::Shm { thread, .. } => thread.is_finished(),
-            Self::Rdma(served) => served.is_finished(),
-        }
-    }
-
-    fn close(self, node: &Node) {
-        let ended = match self {
-            Self::Tcp { socket, thread } => {
-                // The socket may be closed already; then there is nothing to end.
-                drop(socket.shutdown(Shutdown::Both));
-                thread.join()
-            }
-            Self::Shm { stop, log, thread } => {
-                log.set_gate(0);
-                stop.store(true, Ordering::Release);
-                thread.join()
-            }
-            Self::Rdma(served) => served.close(node),
-        };
-        if ended.is_err() {
-            tracing::error!("the thread that served the window failed an assertion");
-            node.stop();
-        }
-    }
-}
-
-/// An attempt to go on over rdma.
-struct Trial {
-    served: rdma::Served,
-    /// Until when the leader has to be connected.
-    deadline: Instant,
-}
-
-/// How long a leader may take to connect to a window that it has asked for.
-const TRIAL_LIMIT: Duration = Duration::from_secs(10);
-
 impl Link {
     fn turn(&mut self) {
         let (wanted, fenced, is_new) = match &*self.node.followership() {
@@ -318,42 +271,6 @@ impl Link {
             bail!("this node does not follow any more");
         }
         Ok(())
-    }
-
-    fn look_after_windows(&mut self) {
-        let ended = self.window.as_ref().is_some_and(ServedWindow::is_finished);
-        let Some(trial) = &self.trial else {
-            if ended {
-                self.lost("the window connection ended");
-            }
-            return;
-        };
-        let connected = trial.served.is_connected();
-        if trial.served.is_finished() || (!connected && Instant::now() >= trial.deadline) {
-            self.end_trial();
-        } else if ended && connected {
-            self.take_trial();
-        }
-    }
-
-    /// The leader has left the session's old fabric for rdma.
-    fn take_trial(&mut self) {
-        let Some(Trial { served, .. }) = self.trial.take() else { return };
-        if let Some(old) = self.window.take() {
-            old.close(&self.node);
-        }
-        let basis = served.basis();
-        if let Some(follows) = &mut *self.node.followership() {
-            follows.basis = Some(basis);
-            follows.machine.switched(FabricKind::Rdma);
-        }
-        tracing::info!(leader = %self.name(), fabric = "rdma", mode = basis.mode, why = basis.why, "following over a better fabric");
-        self.window = Some(ServedWindow::Rdma(served));
-    }
-
-    fn end_trial(&mut self) {
-        let Some(Trial { served, .. }) = self.trial.take() else { return };
-        ServedWindow::Rdma(served).close(&self.node);
     }
 
     fn lost(&mut self, why: &str) {
@@ -702,215 +619,8 @@ impl Link {
         engine.pubsub.wake_others(&self.node, None);
         Ok(())
     }
-
-    /// Whoever ends the followership from here on waits until this window is closed.
-    fn claim_window(&self) -> Result<(OpenWindow, Arc<LogMap>)> {
-        match &*self.node.followership() {
-            Some(follows) if !follows.fenced && Some(&follows.leader) == self.leader.as_ref() => {
-                Ok((OpenWindow::new(&self.node), Arc::clone(&follows.log)))
-            }
-            _ => bail!("this node does not follow any more"),
-        }
-    }
-
-    fn open_window(&mut self, session: u64, fabric: FabricKind) -> Result<()> {
-        let leader = self.leader.clone().context("nobody to follow")?;
-        self.engine()?.joined();
-        self.close_window();
-        let (open, log) = self.claim_window()?;
-        let node = Arc::clone(&self.node);
-        let builder = std::thread::Builder::new().name("window".to_owned());
-        let mut basis = None;
-        self.window = Some(match fabric {
-            FabricKind::Tcp => {
-                let mut stream = connect(&leader, &self.node.config())?;
-                request(&mut stream, &[b"FARKEEP.WINDOW", session.to_string().as_bytes()])?;
-                stream.set_read_timeout(None)?;
-                let socket = stream.try_clone()?;
-                let window = LogWindow::new(log);
-                let thread = builder.spawn(move || serve_tcp(&node, &stream, window, open))?;
-                ServedWindow::Tcp { socket, thread }
-            }
-            FabricKind::Shm => {
-                let stop = Arc::new(AtomicBool::new(false));
-                let flag = Arc::clone(&stop);
-                log.set_gate(session);
-                let thread = builder.spawn(move || watch_shm(&node, &flag, open))?;
-                ServedWindow::Shm { stop, log, thread }
-            }
-            FabricKind::Rdma => {
-                let served = rdma::Served::open(&node, session, &log, open)?;
-                basis = Some(served.basis());
-                ServedWindow::Rdma(served)
-            }
-            other @ FabricKind::Sim => bail!("this build has no {other} fabric"),
-        });
-        let mut no_better = String::new();
-        if let Some(follows) = &mut *self.node.followership() {
-            follows.down_reason.clear();
-            follows.basis = basis;
-            no_better = follows.machine.standing().fabric_reason;
-        }
-        self.engine()?.note_link(&self.node);
-        self.complaints.forget();
-        tracing::info!(
-            leader = %self.name(),
-            %fabric,
-            why_no_better = (!no_better.is_empty()).then_some(no_better),
-            mode = basis.map(|basis| basis.mode),
-            why = basis.map(|basis| basis.why),
-            "following"
-        );
-        Ok(())
-    }
-
-    /// Opens the window to rdma beside the fabric in use, and tells the leader.
-    fn try_rdma(&mut self, session: u64) -> Result<()> {
-        self.end_trial();
-        if !matches!(self.window, Some(ServedWindow::Tcp { .. })) {
-            bail!("the session does not run over tcp");
-        }
-        let (open, log) = self.claim_window()?;
-        let served = rdma::Served::open(&self.node, session, &log, open)?;
-        let window = served.window().clone();
-        self.trial = Some(Trial { served, deadline: Instant::now() + TRIAL_LIMIT });
-        let progress = self.node.followership().as_ref().map(|follows| follows.machine.progress());
-        let progress = progress.context("this node does not follow any more")?.message();
-        self.send(Body::Ready(Ready { session, progress, rdma: Some(window) }))
-    }
-
-    fn close_window(&mut self) {
-        self.end_trial();
-        if let Some(window) = self.window.take() {
-            window.close(&self.node);
-        }
-    }
 }
 
 fn handover_message(session: u64, step: HandoverStep) -> control::Handover {
     control::Handover { session, step: step.into(), ..control::Handover::default() }
-}
-
-/// Takes note of what has come into the window, and says what to answer.
-pub fn take_burst(node: &Node, burst: Burst) -> Reported {
-    let mut guard = node.followership();
-    let Some(follows) = &mut *guard else { return Reported::default() };
-    follows.received_bytes += burst.stored;
-    if burst.batch_ended {
-        follows.look();
-        follows.machine.heard(node.now().ms);
-    } else if burst.tail_cell
-        && let Some(cell) = follows.log.tail_cell()
-    {
-        follows.machine.tail_cell(cell);
-    }
-    let (progress, target) = (follows.machine.progress(), follows.machine.replay_target());
-    let mid_sync = follows.machine.is_mid_sync();
-    drop(guard);
-    match target > progress.applied {
-        // It does not look by itself then.
-        true if mid_sync => node.replay.raise(),
-        true => node.replay.raise_if_idle(),
-        false => {}
-    }
-    progress.reported()
-}
-
-fn serve_tcp(node: &Arc<Node>, stream: &TcpStream, mut window: LogWindow, open: OpenWindow) {
-    let Err(error) = tcp::serve(stream.as_fd(), &mut window, |_, burst| take_burst(node, burst));
-    tracing::debug!(%error, "the window connection ended");
-    drop(open);
-    node.link.raise();
-}
-
-/// Finds what one-sided stores have brought, by the tail cell.
-#[derive(Debug, Default)]
-pub struct TailWatch {
-    seen: Option<TailCell>,
-}
-
-impl TailWatch {
-    /// Whether there is anything new. If so, it is read, and the replayer told.
-    pub fn look(&mut self, node: &Node) -> bool {
-        let mut guard = node.followership();
-        let Some(follows) = &mut *guard else { return false };
-        let cell = follows.log.tail_cell();
-        let found = cell.is_some() && cell != self.seen;
-        if found {
-            self.seen = cell;
-            follows.look();
-        }
-        let (progress, target) = (follows.machine.progress(), follows.machine.replay_target());
-        drop(guard);
-        if target > progress.applied {
-            node.replay.raise_if_idle();
-        }
-        found
-    }
-}
-
-fn watch_shm(node: &Arc<Node>, stop: &AtomicBool, open: OpenWindow) {
-    let (mut pace, mut tail) = (shm::Watch::default(), TailWatch::default());
-    while !stop.load(Ordering::Acquire) {
-        let found = tail.look(node);
-        std::thread::sleep(Duration::from_micros(pace.pause_us(found)));
-    }
-    drop(open);
-}
-
-/// Connects to a leader's port and authenticates.
-fn connect(leader: &LeaderAddress, config: &Config) -> Result<TcpStream> {
-    let addresses = (leader.host.as_str(), leader.port)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot resolve {}", leader.host))?;
-    let mut last = None;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(mut stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-                stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-                if let Some(password) = &config.masterauth {
-                    match &config.masteruser {
-                        Some(user) => request(&mut stream, &[b"AUTH", user.as_bytes(), password.as_bytes()])?,
-                        None => request(&mut stream, &[b"AUTH", password.as_bytes()])?,
-                    }
-                }
-                return Ok(stream);
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-    match last {
-        Some(error) => Err(error).with_context(|| format!("cannot connect to {leader}")),
-        None => bail!("{} has no address", leader.host),
-    }
-}
-
-/// Sends one command and expects a simple status.
-fn request(stream: &mut TcpStream, argv: &[&[u8]]) -> Result<()> {
-    let mut bytes = format!("*{}\r\n", argv.len()).into_bytes();
-    for arg in argv {
-        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        bytes.extend_from_slice(arg);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    stream.write_all(&bytes)?;
-    // One byte at a time: what follows the status may belong to another protocol.
-    let mut line = Vec::new();
-    let mut byte = [0u8];
-    while line.last() != Some(&b'\n') {
-        match stream.read(&mut byte) {
-            Ok(1) if line.len() < 512 => line.push(byte[0]),
-            Ok(_) => bail!("the leader does not answer {}", String::from_utf8_lossy(argv[0])),
-            // A process that was stopped goes on with this where a socket has a timeout.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let text = String::from_utf8_lossy(&line);
-    if let Some(error) = text.strip_prefix('-') {
-        bail!("the leader answers {}: {}", String::from_utf8_lossy(argv[0]), error.trim_end());
-    }
-    Ok(())
 }
