@@ -2,7 +2,8 @@
 //!
 //! A leader and two followers with `sync-followers 1`, on memory; between every two of them a path that can be cut, stalled and
 //! slowed down ([`proxy`]). In every other run the log is as small as it may be, so that whoever was away needs a delta sync, and what
-//! befalls the nodes next befalls them in the middle of one. A [`schedule`] made from a seed kills, freezes, cuts off, floods and promotes, while [`clients`] write and read on
+//! befalls the nodes next befalls them in the middle of one. In two of five whoever is started again is started as it was configured at first,
+//! whatever has become of its role. A [`schedule`] made from a seed kills, freezes, cuts off, floods and promotes, while [`clients`] write and read on
 //! every node. In the end everything is healed, and then
 //!
 //! * no acknowledged write is lost, no refused one has happened, nothing is undone that anybody has read ([`history`]);
