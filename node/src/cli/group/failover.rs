@@ -206,7 +206,7 @@ impl Run<'_> {
             let leaders = group.leaders();
             Ok(match (leaders.as_slice(), since.elapsed() >= OTHERS_LIMIT) {
                 ([leader], _) if !refuses_writes(leader) => Some((Some((*leader).clone()), group)),
-                ([leader], true) => {
+                ([leader], true) if self.has_been_promoted(leader) => {
                     self.gather(&group, leader, &mut told);
                     None
                 }
@@ -226,6 +226,12 @@ impl Run<'_> {
             }
             _ => Ok(ExitCode::SUCCESS),
         }
+    }
+
+    /// Whether a node that leads now is one that followed when it was found; not, say, the old leader that has come back.
+    fn has_been_promoted(&self, leader: &Node) -> bool {
+        let id = leader.info.text("farkeep_node_id");
+        self.group.followers().any(|node| node.info.text("farkeep_node_id") == id)
     }
 
     /// Has those follow this leader that follow somebody who does not lead, or nobody; each is told once.
