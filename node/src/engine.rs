@@ -75,6 +75,8 @@ pub struct Engine {
     handing_over: Option<HandingOver>,
     /// The peers are asked before this node is promoted, or were.
     mustering: Option<Muster>,
+    /// How often this node has come to a peer that was about to be promoted.
+    comings: u64,
     /// This node follows whom its own followers should follow as well: it has handed over, or was told by one that has. The reign that
     /// has ended with that.
     moved: Option<Epoch>,

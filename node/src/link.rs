@@ -72,12 +72,23 @@ pub struct Followership {
     pub handover: Option<Handover>,
     /// It follows nobody until it is told whom: a failover is about to choose the new leader.
     pub fenced: bool,
+    /// It has come to a peer that was about to be promoted; `None` once that one leads.
+    pub coming: Option<Coming>,
     /// Who else follows, as far as the leader has said.
     pub peers: control::Peers,
     /// What the acknowledgements of an rdma session rest on.
     pub basis: Option<Basis>,
     /// Says things on the control channel, while there is one.
     pub speaker: Option<Speaker>,
+}
+
+/// How a follower came to a peer that was about to be promoted.
+#[derive(Debug)]
+pub struct Coming {
+    /// Which time it was, since the start.
+    pub number: u64,
+    /// Whom it followed before, and follows again if it is dismissed.
+    pub from: LeaderAddress,
 }
 
 /// The writing side of a control channel: the link's thread answers the leader, the replayer says what became of a walk's steps.

@@ -446,9 +446,9 @@ pub struct Holdings {
     /// Its dataset.
     #[prost(bytes = "vec", tag = "6")]
     pub dataset_id: Vec<u8>,
-    /// Whom it has left, by the address that it knows. It goes back there if nobody is promoted.
-    #[prost(message, optional, tag = "7")]
-    pub former: Option<PeerAddress>,
+    /// The number of its coming: by this it is dismissed if nobody is promoted, and goes back to whom it has left.
+    #[prost(uint64, tag = "7")]
+    pub coming: u64,
 }
 
 /// Where clients reach a node.

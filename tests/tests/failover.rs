@@ -649,3 +649,75 @@ fn a_follower_that_does_not_know_its_peers_is_not_promoted_and_says_so() {
     let status = ask().json();
     assert!(status["last_failover"].is_null(), "there was none: {status}");
 }
+
+/// Stopped while it is asked, it comes when nobody waits for it any more. Whoever then stays with a node that does not lead knows no peers,
+/// and is not promoted itself.
+#[test]
+fn who_comes_to_a_promotion_too_late_goes_back_to_its_leader() {
+    let mut group = Group::start(2);
+    let former = group.0[0].port().to_string();
+    let peers = group.0[2].info("farkeep", "farkeep_peers");
+    group.0[0].kill();
+    let [_, asker, late] = &group.0[..] else { unreachable!() };
+    late.freeze();
+    let refused = promote_in_a_transaction(asker);
+    assert!(!refused.elements().is_some_and(|all| all[0].is_ok()), "{refused:?}");
+    late.thaw();
+    let came = format!("now following leader=127.0.0.1:{}", asker.port());
+    wait::until("it to come and to go back", || {
+        late.log().contains(&came) && late.info("replication", "master_port") == former
+    });
+    assert_eq!(late.info("farkeep", "farkeep_peers"), peers);
+    wait::until("the promotion", || promote_in_a_transaction(late).error().is_none());
+    wait_for_link(late, asker);
+}
+
+/// Nobody who came again, and is counted on, may be taken away by what belongs to an earlier time.
+#[test]
+fn a_dismissal_counts_for_its_own_coming_only() {
+    let mut group = Group::start(2);
+    let former = group.0[0].port().to_string();
+    let peers = group.0[2].info("farkeep", "farkeep_peers");
+    group.0[0].kill();
+    let successor = group.0[1].port().to_string();
+    let mut client = group.0[2].client();
+    let follows = || group.0[2].info("replication", "master_port");
+    for _ in 0..2 {
+        let came = client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {successor}"));
+        assert!(came.error().is_none(), "{came:?}");
+    }
+    assert_eq!((client.words("FARKEEP.DISMISS 1"), follows()), (Value::Int(0), successor));
+    assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), "");
+    assert_eq!((client.words("FARKEEP.DISMISS 2"), follows()), (Value::Int(1), former.clone()));
+    assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), peers, "as it was before the first time");
+    client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {}", group.0[1].port()));
+    client.expect_ok("REPLICAOF 127.0.0.1 1");
+    assert_eq!((client.words("FARKEEP.DISMISS 3"), follows()), (Value::Int(0), "1".to_owned()));
+    assert!(is_error(&client.words("FARKEEP.DISMISS x"), "ERR value is not an integer"));
+}
+
+/// What came of its promotion nobody asks for any more.
+#[test]
+fn a_node_whose_promotion_has_failed_comes_to_another_one() {
+    let mut group = Group::start(2);
+    group.0[0].kill();
+    let [_, given_up, next] = &group.0[..] else { unreachable!() };
+    next.freeze();
+    let mut asked = given_up.client();
+    let exec: Vec<u8> = [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]]
+        .into_iter()
+        .flat_map(|words| {
+            let mut bytes = Vec::new();
+            farkeep_tests::client::encode(words, &mut bytes);
+            bytes
+        })
+        .collect();
+    asked.send_raw(&exec).expect("it can be sent");
+    wait::until("the peers to be asked", || given_up.log().contains("fenced: following nobody"));
+    drop(asked);
+    wait::until("it to fail", || given_up.log().contains("a promotion is refused"));
+    next.thaw();
+    let replies = promote_in_a_transaction(next);
+    assert!(replies.elements().is_some_and(|all| all[0].is_ok()), "{replies:?}");
+    wait_for_link(next, given_up);
+}

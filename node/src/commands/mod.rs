@@ -145,6 +145,7 @@ static REPLICATION: &[(Command, NodeFn)] = &[
     (internal("farkeep.window", 2), replication::window),
     (internal("farkeep.fence", 1), replication::fence),
     (internal("farkeep.muster", 3), replication::muster),
+    (internal("farkeep.dismiss", 2), replication::dismiss),
     (internal("farkeep.records", 3), replication::records),
 ];
 
@@ -180,6 +181,7 @@ fn node_function(name: &str) -> Option<NodeFn> {
         "echo" => connection::echo,
         "exec" => transactions::exec,
         "failover" => replication::failover,
+        "farkeep.dismiss" => replication::dismiss,
         "farkeep.fence" => replication::fence,
         "farkeep.muster" => replication::muster,
         "farkeep.records" => replication::records,

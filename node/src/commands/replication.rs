@@ -167,6 +167,19 @@ pub fn muster(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     Flow::Continue
 }
 
+/// FARKEEP.DISMISS number: whom this node has come to is not promoted. 1 if it goes back to whom it has left.
+pub fn dismiss(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    let Some(number) = parse_i64(argv[1]).and_then(|number| u64::try_from(number).ok()) else {
+        call.error("ERR value is not an integer or out of range");
+        return Flow::Continue;
+    };
+    match call.engine.go_back(call.node, number) {
+        Ok(goes_back) => call.reply().int(goes_back.into()),
+        Err(error) => call.error(&format!("ERR cannot go back: {error:#}")),
+    }
+    Flow::Continue
+}
+
 /// FARKEEP.RECORDS from to: bytes of the log.
 pub fn records(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     let lsn = |word: &[u8]| parse_i64(word).and_then(|lsn| u64::try_from(lsn).ok()).map(Lsn::new);

@@ -16,8 +16,9 @@
 //! Why not let a leader that has lost a follower stop acknowledging, until it hears that the follower was not promoted? Because then
 //! the loss of one follower would stop all writes, and to go on is what the second one is for.
 //!
-//! If too few answer, there is no promotion: the transaction is told so, this node and those who came go back to their leader, and
-//! Sentinel tries again later. What only the absent hold would be lost otherwise. An operator who wants that says `REPLICAOF NO ONE`,
+//! If too few answer, there is no promotion: the transaction is told so, this node goes back to its leader, those who came are
+//! *dismissed* and do so too, and Sentinel tries again later. A dismissal names the coming that it ends: it may be late, and must not take away
+//! who has come again since, and been counted. What only the absent hold would be lost otherwise. An operator who wants that says `REPLICAOF NO ONE`,
 //! which asks nobody. Where `on-follower-loss` is `degrade`, who does not answer is not waited for either: that choice has been made.
 //!
 //! A crash on the way leaves followers that have promised to an epoch in which nobody reigns, or that follow somebody
@@ -42,14 +43,17 @@ use super::{Engine, Succession};
 use crate::cli::client::Client;
 use crate::config::{Config, OnFollowerLoss};
 use crate::events::Level;
+use crate::link::{Coming, Followership};
 use crate::node::Node;
 use crate::replication::LeaderAddress;
 use crate::worker::Now;
 
 /// How long peers may take to come.
-const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
-/// How long one of them may be silent.
+const ANSWER_LIMIT: Duration = Duration::from_millis(1000);
+/// How long one of them may be silent otherwise.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// How long it may be before one that was called answers after all.
+const LATE_LIMIT: Duration = Duration::from_secs(60);
 /// How much of a peer's log is asked for at a time.
 pub const RECORDS_LEN_MAX: u64 = 1 << 20;
 /// An outcome that nobody has asked for in so long belongs to an earlier attempt.
@@ -130,12 +134,15 @@ impl Engine {
     /// When it does not follow, or cannot be taken away from its leader.
     pub fn come_to(&mut self, node: &Node, successor: LeaderAddress) -> Result<Holdings> {
         ensure!(!self.is_leader(), "this node leads");
-        ensure!(self.mustering.is_none(), "this node is about to be promoted itself");
-        let former = node.followership().as_ref().map(|follows| PeerAddress {
-            host: follows.leader.host.clone(),
-            port: follows.leader.port.into(),
-        });
+        let musters = self.mustering.as_ref().is_some_and(|muster| muster.failed.is_none());
+        ensure!(!musters, "this node is about to be promoted itself");
+        // None of the peers that it has come to since it lost its leader has led.
+        let from = node
+            .followership()
+            .as_ref()
+            .map(|follows| follows.coming.as_ref().map_or(&follows.leader, |coming| &coming.from).clone());
         let (epoch, durable) = self.fence(node)?;
+        self.comings += 1;
         let log = self.pool.log();
         let state = log.state();
         let holdings = Holdings {
@@ -145,11 +152,29 @@ impl Engine {
             promised_epoch: state.promised.get(),
             history: history::to_message(&state.history),
             dataset_id: state.dataset_id.to_vec(),
-            former,
+            coming: self.comings,
         };
         self.follow(node, successor)?;
+        if let Some(follows) = &mut *node.followership() {
+            follows.coming = from.map(|from| Coming { number: self.comings, from });
+        }
         rewrite_config(node);
         Ok(holdings)
+    }
+
+    /// FARKEEP.DISMISS: the peer that this node has come to is not promoted, so it follows its leader again. Whether it does is returned: it
+    /// does not if it was told otherwise since, or has come again, to this peer or to another one.
+    ///
+    /// # Errors
+    /// When the pool cannot be opened again.
+    pub fn go_back(&mut self, node: &Node, number: u64) -> Result<bool> {
+        let from = match &*node.followership() {
+            Some(Followership { coming: Some(coming), .. }) if coming.number == number => coming.from.clone(),
+            _ => return Ok(false),
+        };
+        self.follow(node, from)?;
+        rewrite_config(node);
+        Ok(true)
     }
 
     /// FARKEEP.RECORDS: bytes of the log for a peer that is about to be promoted.
@@ -272,7 +297,7 @@ fn run(node: &Arc<Node>, plan: &Plan) {
             let leads = engine.is_leader();
             drop(engine);
             if !leads {
-                send_back(plan, come);
+                dismiss(come);
             }
         }
     }
@@ -318,11 +343,12 @@ fn call(node: &Arc<Node>, plan: &Plan) -> Result<Vec<Come>> {
         std::thread::Builder::new().name("muster-peer".to_owned()).spawn(move || {
             let answer = ask(&peer, &plan.myself, &plan.config)
                 .map_err(|error| format!("{}:{}: {error:#}", peer.host, peer.port));
-            // Nobody listens any more, and it has come in vain unless this node leads.
+            // Nobody listens any more, and it has come in vain unless this node leads, or has called it again meanwhile: then it has come anew,
+            // and is not dismissed by this.
             if let Err(SendError(Ok(late))) = answers.send(answer)
                 && !node.engine.lock().is_leader()
             {
-                send_back(&plan, vec![late]);
+                dismiss(vec![late]);
             }
         })?;
     }
@@ -337,7 +363,7 @@ fn call(node: &Arc<Node>, plan: &Plan) -> Result<Vec<Come>> {
     if come.len() >= plan.needed {
         return Ok(come);
     }
-    send_back(plan, come);
+    dismiss(come);
     bail!(
         "too few of the other followers answer, and the leader could go on with them: {}",
         missing.join("; ")
@@ -370,7 +396,10 @@ fn ask(peer: &PeerAddress, myself: &PeerAddress, config: &Config) -> Result<Come
         (Some(password), None) => drop(client.must(&["AUTH", password])?),
         (None, _) => {}
     }
+    // A peer that stands still answers when it goes on. Nobody waits for it by then, but it has come, and has to be sent back.
+    client.set_patience(LATE_LIMIT)?;
     let reply = client.must(&["FARKEEP.MUSTER", &myself.host, &myself.port.to_string()])?;
+    client.set_patience(PATIENCE)?;
     let farkeep_proto::resp::client::Reply::Bulk(bytes) = reply else { bail!("an answer of another kind") };
     let holdings = Holdings::decode(&bytes[..])?;
     Ok(Come { client, holdings })
@@ -398,13 +427,9 @@ fn fetch(client: &mut Client, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
 
 /// Peers that came in vain follow their leader again, each by the address that it had for it: what a follower remembers of the
 /// others is kept for that address, and without it the follower could not be promoted itself.
-fn send_back(plan: &Plan, come: Vec<Come>) {
+fn dismiss(come: Vec<Come>) {
     for mut peer in come {
-        let (host, port) = match &peer.holdings.former {
-            Some(PeerAddress { host, port }) => (host.as_str(), port.to_string()),
-            None => (plan.former.host.as_str(), plan.former.port.to_string()),
-        };
-        if let Err(error) = peer.client.must(&["REPLICAOF", host, &port]) {
+        if let Err(error) = peer.client.must(&["FARKEEP.DISMISS", &peer.holdings.coming.to_string()]) {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "a peer that came could not be sent back to the leader"

@@ -152,6 +152,7 @@ impl Link {
         let mut no_better = String::new();
         if let Some(follows) = &mut *self.node.followership() {
             follows.down_reason.clear();
+            follows.coming = None;
             follows.basis = basis;
             no_better = follows.machine.standing().fabric_reason;
         }

@@ -14,7 +14,7 @@ use super::clients::Shared;
 use super::proxy::{Direction, Path};
 use super::schedule::{FollowerFault, Schedule};
 use crate::client::{Client, Value};
-use crate::server::{Server, ServerBuilder};
+use crate::server::{Server, ServerBuilder, StartFailure};
 use crate::{binary, logs, wait};
 
 /// A leader and two followers.
@@ -174,7 +174,15 @@ impl Group {
                 self.nodes[at].follow(self.paths[at][leader].port());
             }
             self.astray |= self.as_configured;
-            self.nodes[at].try_restart().map_err(|failure| {
+            let mut started = self.nodes[at].try_restart();
+            if let Err(StartFailure { log, .. }) = &started
+                && self.as_configured
+                && log.contains("it can only go on following; start it as a follower")
+            {
+                self.nodes[at].follow(self.nowhere.port());
+                started = self.nodes[at].try_restart();
+            }
+            started.map_err(|failure| {
                 Trouble(format!("node {at} does not start again ({:?})", failure.status))
             })?;
             self.dead[at] = false;
@@ -395,9 +403,9 @@ impl Group {
                 return Ok(None);
             }
             let untold = |at: usize| self.nodes[at].info("farkeep", "farkeep_peers").is_empty();
-            if attempt > preferred && followers.into_iter().all(untold) {
-                // The leader was lost before it had told anybody who follows it, and they rightly refuse: who else
-                // holds what is for the operator to say.
+            if attempt > preferred && followers.into_iter().all(|at| untold(at) || syncs(at)) {
+                // The leader was lost before it had told them who follows it, or they do not know that one of them has led since, and they
+                // rightly refuse: who else holds what is for the operator to say.
                 return self.promote(shared);
             }
         }
