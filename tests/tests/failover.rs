@@ -717,7 +717,8 @@ fn a_node_whose_promotion_has_failed_comes_to_another_one() {
     drop(asked);
     wait::until("it to fail", || given_up.log().contains("a promotion is refused"));
     next.thaw();
-    let replies = promote_in_a_transaction(next);
-    assert!(replies.elements().is_some_and(|all| all[0].is_ok()), "{replies:?}");
+    // It may come to the other one first, and be dismissed.
+    wait::until("the promotion", || promote_in_a_transaction(next).error().is_none());
+    assert_eq!(role(next), "master");
     wait_for_link(next, given_up);
 }

@@ -27,7 +27,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -72,6 +72,9 @@ struct Come {
     client: Client,
     holdings: Holdings,
 }
+
+/// What a peer said, or why it said nothing.
+type Answer = (PeerAddress, Result<Come, String>);
 
 impl Come {
     fn rank(&self) -> (u32, u64) {
@@ -278,8 +281,8 @@ fn plan(node: &Node) -> Result<Option<Plan>, &'static str> {
 }
 
 fn run(node: &Arc<Node>, plan: &Plan) {
-    let mut come = Vec::new();
-    let outcome = promote(node, plan, &mut come);
+    let (mut come, (answer, answers)) = (Vec::new(), channel());
+    let outcome = promote(node, plan, &mut come, answer, &answers);
     let mut engine = node.engine.lock();
     match outcome {
         Ok(()) => engine.mustering = None,
@@ -302,6 +305,13 @@ fn run(node: &Arc<Node>, plan: &Plan) {
         }
     }
     node.wake_workers();
+    // Who comes when nobody waits any more has come in vain, unless this node leads, or has called it again meanwhile: then it has come
+    // anew, and is not dismissed by this.
+    for late in answers.into_iter().filter_map(|(_, answer)| answer.ok()) {
+        if !node.engine.lock().is_leader() {
+            dismiss(vec![late]);
+        }
+    }
 }
 
 /// Whether this node still waits for what comes of the muster.
@@ -309,9 +319,15 @@ fn is_fenced(node: &Node) -> bool {
     node.followership().as_ref().is_some_and(|follows| follows.fenced)
 }
 
-fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
+fn promote(
+    node: &Arc<Node>,
+    plan: &Plan,
+    come: &mut Vec<Come>,
+    answer: Sender<Answer>,
+    answers: &Receiver<Answer>,
+) -> Result<()> {
     let mine = node.engine.lock().leave_leader(node)?;
-    *come = call(node, plan)?;
+    *come = call(plan, answer, answers)?;
     let best = come.iter_mut().max_by_key(|peer| peer.rank());
     if let Some(best) = best
         && best.rank() > (mine.0.get(), mine.1.get())
@@ -333,27 +349,18 @@ fn promote(node: &Arc<Node>, plan: &Plan, come: &mut Vec<Come>) -> Result<()> {
     Ok(())
 }
 
-/// Has the peers come. Returns those that did, if they are enough; if not, those that did are sent back by whoever is told of the
-/// error, so they are returned in any case that matters.
-fn call(node: &Arc<Node>, plan: &Plan) -> Result<Vec<Come>> {
-    let (answers, receiver) = channel();
+/// Has the peers come. Returns those that did, if they are enough; if not, they are dismissed.
+fn call(plan: &Plan, answer: Sender<Answer>, answers: &Receiver<Answer>) -> Result<Vec<Come>> {
     for peer in &plan.others {
-        let (peer, answers) = (peer.clone(), Sender::clone(&answers));
-        let (node, plan) = (Arc::clone(node), plan.clone());
+        let (peer, answer, plan) = (peer.clone(), Sender::clone(&answer), plan.clone());
         std::thread::Builder::new().name("muster-peer".to_owned()).spawn(move || {
-            let answer = ask(&peer, &plan.myself, &plan.config)
-                .map_err(|error| format!("{}:{}: {error:#}", peer.host, peer.port));
-            // Nobody listens any more, and it has come in vain unless this node leads, or has called it again meanwhile: then it has come anew,
-            // and is not dismissed by this.
-            if let Err(SendError(Ok(late))) = answers.send(answer)
-                && !node.engine.lock().is_leader()
-            {
-                dismiss(vec![late]);
-            }
+            let said = ask(&peer, &plan.myself, &plan.config).map_err(|error| format!("{error:#}"));
+            // Who listens does so until all have answered.
+            drop(answer.send((peer, said)));
         })?;
     }
-    drop(answers);
-    let (come, missing) = gather(&receiver, plan.others.len());
+    drop(answer);
+    let (come, missing) = gather(answers, &plan.others);
     tracing::info!(
         came = come.len(),
         needed = plan.needed,
@@ -370,21 +377,22 @@ fn call(node: &Arc<Node>, plan: &Plan) -> Result<Vec<Come>> {
     )
 }
 
-/// Waits for all answers, or until time is up.
-fn gather(receiver: &Receiver<Result<Come, String>>, asked: usize) -> (Vec<Come>, Vec<String>) {
+/// Waits for the answers of all these peers, or until time is up. Returns those who came, and why others did not.
+fn gather(answers: &Receiver<Answer>, asked: &[PeerAddress]) -> (Vec<Come>, Vec<String>) {
     let deadline = Instant::now() + ANSWER_LIMIT;
+    let mut silent: BTreeSet<&PeerAddress> = asked.iter().collect();
     let (mut come, mut missing) = (Vec::new(), Vec::new());
-    while come.len() + missing.len() < asked {
-        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Ok(peer)) => come.push(peer),
-            Ok(Err(why)) => missing.push(why),
-            Err(RecvTimeoutError::Timeout) => {
-                missing.push("the rest did not answer in time".to_owned());
-                break;
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
+    while !silent.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Nobody is left to answer once all threads have ended, so this is the end as well.
+        let Ok((peer, answer)) = answers.recv_timeout(left) else { break };
+        silent.remove(&peer);
+        match answer {
+            Ok(peer) => come.push(peer),
+            Err(why) => missing.push(format!("{}:{}: {why}", peer.host, peer.port)),
         }
     }
+    missing.extend(silent.iter().map(|peer| format!("{}:{}: no answer in time", peer.host, peer.port)));
     (come, missing)
 }
 
