@@ -428,9 +428,12 @@ pub struct Remembered {
 /// What a follower holds that has left its leader for a peer that is about to be promoted.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Holdings {
-    /// The epoch of its log's last record.
+    /// The epoch of the last record of its log that stores anything.
     #[prost(uint32, tag = "1")]
     pub log_epoch: u32,
+    /// Where that record ends. With the epoch it says which log is the most advanced.
+    #[prost(fixed64, tag = "8")]
+    pub log_end_lsn: u64,
     /// Where its log ends.
     #[prost(fixed64, tag = "2")]
     pub durable_lsn: u64,

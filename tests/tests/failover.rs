@@ -489,6 +489,43 @@ fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others()
     }
 }
 
+/// Each start as a leader begins a reign of its own, of a higher number than that in which the others go on.
+#[test]
+fn a_node_that_is_started_as_a_leader_again_and_again_is_not_the_most_advanced_one_for_it() {
+    let node = || ServerBuilder::farkeep().args("--sync-followers 1");
+    let mut first = node().start();
+    let address = format!("127.0.0.1 {}", first.port());
+    let followers = [0, 1].map(|_| node().directive("replicaof", &address).start());
+    let [mut second, mut other] = followers;
+    for node in [&mut first, &mut second, &mut other] {
+        expect_link_trouble(node);
+    }
+    wait::until("both followers", || first.info("farkeep", "farkeep_followers_in_reach") == "2");
+    fail_over(&first, &second);
+    wait::until("both followers", || second.info("farkeep", "farkeep_followers_in_reach") == "2");
+    for _ in 0..3 {
+        first.kill();
+        first.restart();
+    }
+    first.client().expect_ok("REPLICAOF 127.0.0.1 1");
+    second.client().expect_ok("SET acknowledged yes");
+    second.kill();
+    let position = |node: &Server| {
+        ["farkeep_log_epoch", "farkeep_log_end_lsn"]
+            .map(|field| node.info("farkeep", field).parse::<u64>().expect("a number"))
+    };
+    assert!(position(&first) < position(&other), "{:?} {:?}", position(&first), position(&other));
+    let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
+    command.args(["failover", "--force"]);
+    for node in [&first, &other] {
+        command.args(["--node", &format!("127.0.0.1:{}", node.port())]);
+    }
+    let output = command.output().expect("farkeep can be started");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(other.client().words("GET acknowledged").text().as_deref(), Some("yes"), "{said}");
+}
+
 /// A backup that was put back, or a machine whose disk has lied.
 #[test]
 fn a_leader_with_an_older_pool_takes_no_committed_writes_away_from_its_follower() {

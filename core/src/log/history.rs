@@ -8,7 +8,9 @@
 use std::fmt;
 
 use farkeep_proto::logfile::MAX_REIGNS;
+use farkeep_proto::redo::HEADER_LEN;
 
+use super::Geometry;
 use crate::lsn::{Epoch, Lsn};
 
 /// The random bytes that tell two reigns of the same number apart; in hexadecimal, Redis's `master_replid`.
@@ -87,6 +89,22 @@ impl EpochHistory {
         let next = self.reigns.partition_point(|reign| reign.start <= lsn);
         let epoch = next.checked_sub(1).map(|index| self.reigns[index].epoch);
         (epoch, self.reigns.get(next).map(|reign| reign.start))
+    }
+
+    /// How far a log with this history is that ends at `end` with a record of the epoch `last`: the epoch and the end of the last record that
+    /// stores anything. Reigns that have nothing but their first record are passed over: a leader that is started again begins one each time,
+    /// also where its configuration calls a node a leader that has followed another one since; such a reign has acknowledged
+    /// nothing, and must not make a log the most advanced one. If all reigns that are remembered are of this kind, the oldest counts.
+    pub fn substance(&self, geometry: &Geometry, last: Epoch, end: Lsn) -> (Epoch, Lsn) {
+        let (mut epoch, mut end) = (last, end);
+        for reign in self.reigns.iter().rev().filter(|reign| reign.epoch <= last) {
+            epoch = reign.epoch;
+            if end > geometry.record_start(reign.start) + HEADER_LEN as u64 {
+                break;
+            }
+            end = end.min(reign.start);
+        }
+        (epoch, end)
     }
 
     /// The last position up to which two logs of the same dataset, which end at `end` and `other_end`, hold the same
@@ -168,5 +186,26 @@ mod tests {
         }
         assert_eq!(history.reigns().len(), MAX_REIGNS);
         assert_eq!(history.epoch_at(Lsn::new(8)), (None, Some(Lsn::new(56))));
+    }
+
+    #[test]
+    fn reigns_that_stored_nothing_make_no_log_more_advanced() {
+        let geometry = Geometry::new(8 * 4096, 4096).unwrap();
+        let of = |reigns: &[(u32, u8, u64)], last: u32, end: u64| {
+            let (epoch, end) = history(reigns).substance(&geometry, Epoch::new(last), Lsn::new(end));
+            (epoch.get(), end.get())
+        };
+        let reigns = [(1, 1, 0), (6, 1, 1000)];
+        assert_eq!(of(&reigns, 6, 1400), (6, 1400));
+        // Started as a leader twice, and nobody came.
+        let twice = [(1, 1, 0), (6, 1, 1000), (7, 2, 1200), (8, 3, 1232)];
+        assert_eq!(of(&twice, 8, 1264), (6, 1200));
+        assert_eq!(of(&twice, 8, 1272), (8, 1272), "a record more");
+        assert_eq!(of(&twice, 7, 1232), (6, 1200), "the last reign is only known of");
+        assert_eq!(of(&[(6, 1, 1000), (7, 2, 1400)], 6, 1400), (6, 1400));
+        // The first record of a reign does not fit into the segment any more.
+        assert_eq!(of(&[(1, 1, 0), (6, 1, 1000), (7, 2, 4080)], 7, 4128), (6, 4080));
+        assert_eq!(of(&[(1, 1, 0), (2, 1, 32)], 2, 64), (1, 0), "nothing was ever stored");
+        assert_eq!(of(&[], 0, 0), (0, 0));
     }
 }

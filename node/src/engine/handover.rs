@@ -474,7 +474,7 @@ impl Engine {
     }
 
     /// FARKEEP.FENCE: the leader gets no further acknowledgement out of this follower (I11), which follows nobody until it is told
-    /// whom to follow, or restarted. Returns the epoch of its log's last record and what is durable in it, which is final.
+    /// whom to follow, or restarted. Returns how far its log is ([`Engine::position`]), which is final.
     ///
     /// # Errors
     /// When this node does not follow, or the window could not be taken away from the leader.
@@ -498,15 +498,10 @@ impl Engine {
             node.stop();
             bail!("the window could not be taken away from the leader; the node stops");
         }
-        let durable = {
-            let mut guard = node.followership();
-            let follows = guard.as_mut().context("this node does not follow")?;
-            follows.look();
-            follows.machine.progress().durable
-        };
-        let epoch = self.log_epoch(node);
-        tracing::info!(%epoch, %durable, "fenced: following nobody until told whom");
-        Ok((epoch, durable))
+        node.followership().as_mut().context("this node does not follow")?.look();
+        let (epoch, end) = self.position(node);
+        tracing::info!(%epoch, %end, "fenced: following nobody until told whom");
+        Ok((epoch, end))
     }
 }
 

@@ -78,7 +78,7 @@ type Answer = (PeerAddress, Result<Come, String>);
 
 impl Come {
     fn rank(&self) -> (u32, u64) {
-        (self.holdings.log_epoch, self.holdings.durable_lsn)
+        (self.holdings.log_epoch, self.holdings.log_end_lsn)
     }
 }
 
@@ -144,13 +144,15 @@ impl Engine {
             .followership()
             .as_ref()
             .map(|follows| follows.coming.as_ref().map_or(&follows.leader, |coming| &coming.from).clone());
-        let (epoch, durable) = self.fence(node)?;
+        let (epoch, end) = self.fence(node)?;
+        let durable = node.followership().as_ref().map(|follows| follows.machine.progress().durable);
         self.comings += 1;
         let log = self.pool.log();
         let state = log.state();
         let holdings = Holdings {
             log_epoch: epoch.get(),
-            durable_lsn: durable.get(),
+            log_end_lsn: end.get(),
+            durable_lsn: durable.context("this node does not follow any more")?.get(),
             oldest_lsn: log.oldest().get(),
             promised_epoch: state.promised.get(),
             history: history::to_message(&state.history),

@@ -79,13 +79,19 @@ impl Engine {
         }
     }
 
-    /// The epoch of the log's last record. With `durable_lsn` it says how far a node is: a follower takes over a new leader's
-    /// history before it has any record of it, and is then not ahead of one that holds more of the reign before.
-    pub(super) fn log_epoch(&self, node: &Node) -> Epoch {
-        match &*node.followership() {
-            Some(follows) => follows.tail.as_ref().map_or(Epoch::ZERO, |tail| tail.end().epoch),
-            None => self.pool.log().state().history.epoch(),
-        }
+    /// How far the log is, to be compared with others: the epoch and the end of its last record that stores anything. A follower takes over a
+    /// new leader's history before it has any record of it, and is then not ahead of one that holds more of the reign before.
+    pub(super) fn position(&self, node: &Node) -> (Epoch, Lsn) {
+        let log = self.pool.log();
+        let history = log.history();
+        let (last, end) = match &*node.followership() {
+            Some(follows) => (
+                follows.tail.as_ref().map_or(Epoch::ZERO, |tail| tail.end().epoch),
+                follows.machine.progress().durable,
+            ),
+            None => (history.epoch(), log.durable()),
+        };
+        history.substance(&log.geometry(), last, end)
     }
 
     /// ROLE.
@@ -127,13 +133,15 @@ impl Engine {
         let state = log.state();
         let reigns = state.history.reigns();
         let persistence = log.region().persistence();
+        let position = self.position(node);
         let mut info = EngineInfo {
             replid: reigns.last().map_or_else(|| "0".repeat(40), |reign| reign.replid.to_string()),
             previous_replid: reigns.iter().rev().nth(1).map_or_else(String::new, |r| r.replid.to_string()),
             reign_start_lsn: (reigns.len() > 1).then(|| reigns.last().map_or(0, |reign| reign.start.get())),
             epoch: state.history.epoch().get(),
             epoch_shown: state.history.epoch().to_string(),
-            log_epoch: self.log_epoch(node).get(),
+            log_epoch: position.0.get(),
+            log_end_lsn: position.1.get(),
             oldest_lsn: log.oldest().get(),
             checkpoint_lsn: node.marks.checkpoint().get(),
             applied_lsn: node.marks.applied().get(),

@@ -2,7 +2,7 @@
 //!
 //! The operator believes one node to be the leader and promotes by the rule for `n` followers and `sync-followers k`: take
 //! `n - k + 1` of the followers away from the leader, so that it can acknowledge nothing more, and promote the one whose log
-//! ends last: the highest epoch of a last record first, then the highest `durable_lsn`. With two followers and `sync-followers 1` these
+//! ends last: the highest `farkeep_log_epoch` first, then the highest `farkeep_log_end_lsn`. With two followers and `sync-followers 1` these
 //! are both. One that is in the middle of a delta sync holds no usable dataset, and nothing that the other one lacks: it counts, and is not promoted.
 
 use std::path::Path as FilePath;
@@ -219,7 +219,7 @@ impl Group {
             }
             ranks.push((
                 number(&mut client, "farkeep_log_epoch")?,
-                number(&mut client, "farkeep_durable_lsn")?,
+                number(&mut client, "farkeep_log_end_lsn")?,
                 at,
             ));
         }

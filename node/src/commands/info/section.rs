@@ -348,6 +348,7 @@ fn farkeep(info: &InfoSnapshot, out: &mut String) {
         "farkeep_epoch": engine.epoch,
         "farkeep_epoch_shown": engine.epoch_shown,
         "farkeep_log_epoch": engine.log_epoch,
+        "farkeep_log_end_lsn": engine.log_end_lsn,
         "farkeep_replid": engine.replid,
         "farkeep_oldest_lsn": engine.oldest_lsn,
         "farkeep_checkpoint_lsn": engine.checkpoint_lsn,
