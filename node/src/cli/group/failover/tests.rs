@@ -36,11 +36,11 @@ fn follower_of(port: u16, fenced: u8) -> String {
 }
 
 #[test]
-fn a_release_leaves_alone_whom_somebody_else_has_told_what_to_be() {
+fn a_release_takes_nobody_away_from_whom_somebody_else_has_told_it_to_follow() {
     for (now, expected) in [
         (follower_of(1, 1), &["REPLICAOF 127.0.0.1 1"][..]),
         ("role:master\r\n".to_owned(), &[]),
-        (follower_of(2, 1), &[]),
+        (follower_of(2, 1), &["REPLICAOF 127.0.0.1 2"]),
         (follower_of(2, 0), &[]),
         (follower_of(1, 0), &[]),
     ] {
