@@ -483,15 +483,25 @@ pub fn continue_from(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(),
 
 /// Gives up the latest reign of this pool, which has led it alone: nothing of it was committed, so nobody was told of anything in
 /// it, and without it this node is again a follower like any other. What lies before it stays, and so does the promise to
-/// its epoch. A first reign stays as well: without one a dataset belongs nowhere. Nothing else may be working on the pool. A crash in
+/// its epoch. With it go reigns before it that this node has begun, and no more, beside the one that it followed
+/// ([`EpochHistory::standing`]). A first reign stays as well: without one a dataset belongs nowhere. Nothing else may be working on the pool. A crash in
 /// between leaves the log cut off and the reign in the history, with no record.
 pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
     let log = pool.log();
-    let (earlier, reign) = match log.state().history.reigns() {
+    let state = log.state();
+    let (mut earlier, reign) = match state.history.reigns() {
         [earlier @ .., reign] if !earlier.is_empty() => (earlier.to_vec(), *reign),
         _ => return Ok(()),
     };
-    truncate(log, reign.start)?;
+    let (geometry, mut start) = (log.geometry(), reign.start);
+    while let [.., _, last] = earlier[..]
+        && last.is_idle_beside(&geometry, state.followed, start)
+        && last.start >= state.checkpoint.lsn
+    {
+        start = last.start;
+        earlier.pop();
+    }
+    truncate(log, start)?;
     log.update_state(|state| {
         state.promised = state.promised.max(reign.epoch);
         if let Some(history) = EpochHistory::new(earlier) {
@@ -500,7 +510,7 @@ pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
             state.history = Arc::new(history);
         }
     })?;
-    tracing::info!(epoch = %reign.epoch, lsn = reign.start.get(), "a reign that committed nothing is given up");
+    tracing::info!(epoch = %reign.epoch, lsn = start.get(), "a reign that committed nothing is given up");
     Ok(())
 }
 

@@ -428,7 +428,7 @@ pub struct Remembered {
 /// What a follower holds that has left its leader for a peer that is about to be promoted.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Holdings {
-    /// The epoch of the last record of its log that stores anything.
+    /// The epoch of the last record of its log that counts (`EpochHistory::standing`).
     #[prost(uint32, tag = "1")]
     pub log_epoch: u32,
     /// Where that record ends. With the epoch it says which log is the most advanced.

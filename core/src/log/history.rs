@@ -40,6 +40,15 @@ pub struct Reign {
     pub start: Lsn,
 }
 
+impl Reign {
+    /// Whether this is a reign that a node has begun itself after it had followed another one, and has nothing but its first record in a log
+    /// that ends, or that the next reign begins, at `end`. See [`EpochHistory::standing`].
+    pub fn is_idle_beside(&self, geometry: &Geometry, followed: Epoch, end: Lsn) -> bool {
+        let is_own = followed != Epoch::ZERO && self.epoch > followed;
+        is_own && end <= geometry.record_start(self.start) + HEADER_LEN as u64
+    }
+}
+
 /// The reigns of a log, oldest first: epochs rise, starts never fall. Only the last [`MAX_REIGNS`] are remembered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EpochHistory {
@@ -91,15 +100,16 @@ impl EpochHistory {
         (epoch, self.reigns.get(next).map(|reign| reign.start))
     }
 
-    /// How far a log with this history is that ends at `end` with a record of the epoch `last`: the epoch and the end of the last record that
-    /// stores anything. Reigns that have nothing but their first record are passed over: a leader that is started again begins one each time,
-    /// also where its configuration calls a node a leader that has followed another one since; such a reign has acknowledged
-    /// nothing, and must not make a log the most advanced one. If all reigns that are remembered are of this kind, the oldest counts.
-    pub fn substance(&self, geometry: &Geometry, last: Epoch, end: Lsn) -> (Epoch, Lsn) {
+    /// How far a log with this history is that ends at `end` with a record of the epoch `last`, to be compared with others: the epoch and the
+    /// end of the last record that counts. On a node that has followed a reign, and was not promoted since, those of its own later
+    /// reigns do not that have nothing but their first record. Such a node is one that its configuration calls a leader: each start begins a reign
+    /// of a higher number than the one in which the others go on. `followed` is [`Epoch::ZERO`] on others: the first record of a reign that
+    /// somebody was promoted to settles what is behind it, and counts.
+    pub fn standing(&self, geometry: &Geometry, followed: Epoch, last: Epoch, end: Lsn) -> (Epoch, Lsn) {
         let (mut epoch, mut end) = (last, end);
         for reign in self.reigns.iter().rev().filter(|reign| reign.epoch <= last) {
             epoch = reign.epoch;
-            if end > geometry.record_start(reign.start) + HEADER_LEN as u64 {
+            if end > reign.start && !reign.is_idle_beside(geometry, followed, end) {
                 break;
             }
             end = end.min(reign.start);
@@ -189,23 +199,30 @@ mod tests {
     }
 
     #[test]
-    fn reigns_that_stored_nothing_make_no_log_more_advanced() {
+    fn reigns_that_a_node_has_begun_beside_another_one_make_its_log_no_more_advanced() {
         let geometry = Geometry::new(8 * 4096, 4096).unwrap();
-        let of = |reigns: &[(u32, u8, u64)], last: u32, end: u64| {
-            let (epoch, end) = history(reigns).substance(&geometry, Epoch::new(last), Lsn::new(end));
+        let of = |reigns: &[(u32, u8, u64)], followed: u32, last: u32, end: u64| {
+            let (last, end) = (Epoch::new(last), Lsn::new(end));
+            let (epoch, end) = history(reigns).standing(&geometry, Epoch::new(followed), last, end);
             (epoch.get(), end.get())
         };
         let reigns = [(1, 1, 0), (6, 1, 1000)];
-        assert_eq!(of(&reigns, 6, 1400), (6, 1400));
+        assert_eq!(of(&reigns, 6, 6, 1400), (6, 1400));
+        assert_eq!(of(&reigns, 6, 6, 1032), (6, 1032), "the first record of a reign that it followed counts");
         // Started as a leader twice, and nobody came.
         let twice = [(1, 1, 0), (6, 1, 1000), (7, 2, 1200), (8, 3, 1232)];
-        assert_eq!(of(&twice, 8, 1264), (6, 1200));
-        assert_eq!(of(&twice, 8, 1272), (8, 1272), "a record more");
-        assert_eq!(of(&twice, 7, 1232), (6, 1200), "the last reign is only known of");
-        assert_eq!(of(&[(6, 1, 1000), (7, 2, 1400)], 6, 1400), (6, 1400));
+        assert_eq!(of(&twice, 6, 8, 1264), (6, 1200));
+        assert_eq!(of(&twice, 6, 8, 1272), (8, 1272), "a record more");
+        assert_eq!(of(&twice, 6, 7, 1232), (6, 1200), "the last reign is only known of");
+        assert_eq!(of(&twice, 7, 8, 1264), (7, 1232), "it has followed the first of the two");
+        assert_eq!(of(&twice, 0, 8, 1264), (8, 1264), "it was promoted, or is the leader that it always was");
+        assert_eq!(
+            of(&[(1, 1, 0), (6, 1, 1200), (7, 2, 1200)], 6, 7, 1232),
+            (1, 1200),
+            "it has no record of 6"
+        );
         // The first record of a reign does not fit into the segment any more.
-        assert_eq!(of(&[(1, 1, 0), (6, 1, 1000), (7, 2, 4080)], 7, 4128), (6, 4080));
-        assert_eq!(of(&[(1, 1, 0), (2, 1, 32)], 2, 64), (1, 0), "nothing was ever stored");
-        assert_eq!(of(&[], 0, 0), (0, 0));
+        assert_eq!(of(&[(1, 1, 0), (6, 1, 1000), (7, 2, 4080)], 6, 7, 4128), (6, 4080));
+        assert_eq!(of(&[], 0, 0, 0), (0, 0));
     }
 }

@@ -79,8 +79,9 @@ impl Engine {
         }
     }
 
-    /// How far the log is, to be compared with others: the epoch and the end of its last record that stores anything. A follower takes over a
-    /// new leader's history before it has any record of it, and is then not ahead of one that holds more of the reign before.
+    /// How far the log is, to be compared with others ([`EpochHistory::standing`](farkeep_core::log::EpochHistory::standing)): an epoch and the end of a
+    /// record. A follower takes over a new leader's history before it has any record of it, and is then not ahead of one that holds more of
+    /// the reign before.
     pub(super) fn position(&self, node: &Node) -> (Epoch, Lsn) {
         let log = self.pool.log();
         let history = log.history();
@@ -91,7 +92,7 @@ impl Engine {
             ),
             None => (history.epoch(), log.durable()),
         };
-        history.substance(&log.geometry(), last, end)
+        history.standing(&log.geometry(), log.state().followed, last, end)
     }
 
     /// ROLE.

@@ -603,14 +603,13 @@ impl Node {
         !matches!(self.role, Role::Down)
     }
 
-    /// How far a follower's log is: the epoch and the end of its last record that stores anything. Nothing, in the middle of a sync.
+    /// The epoch of the last record of a follower's log, and where it ends. Nothing, in the middle of a sync.
     pub fn rank(&self) -> (Epoch, Lsn) {
-        let Role::Following(following) = &self.role else { return (Epoch::ZERO, Lsn::ZERO) };
-        match &following.opened {
-            Some(opened) if !following.machine.is_mid_sync() => {
-                let (log, end) = (self.pool().log(), opened.tail.end());
-                log.history().substance(&log.geometry(), end.epoch, end.lsn)
-            }
+        match &self.role {
+            Role::Following(following) if !following.machine.is_mid_sync() => following
+                .opened
+                .as_ref()
+                .map_or((Epoch::ZERO, Lsn::ZERO), |opened| (opened.tail.end().epoch, opened.tail.end().lsn)),
             _ => (Epoch::ZERO, Lsn::ZERO),
         }
     }

@@ -152,7 +152,7 @@ impl Node {
         self.info.number("farkeep_epoch")
     }
 
-    /// How far it is: the epoch of the last record of its log that stores anything, which may be below [`Node::epoch`], and where that ends.
+    /// How far it is: the epoch of the last record of its log that counts, which may be below [`Node::epoch`], and where that ends.
     pub fn position(&self) -> (u64, u64) {
         (self.info.number("farkeep_log_epoch"), self.info.number("farkeep_log_end_lsn"))
     }

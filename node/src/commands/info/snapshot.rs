@@ -173,7 +173,7 @@ pub struct EngineInfo {
     pub epoch: u32,
     /// The same as people read it and as the log shows it: `promotions.restarts`.
     pub epoch_shown: String,
-    /// The epoch of the log's last record that stores anything, as a number.
+    /// The epoch of the log's last record that counts when logs are compared, as a number.
     pub log_epoch: u32,
     /// Where that record ends.
     pub log_end_lsn: u64,
