@@ -452,9 +452,9 @@ fn what_a_node_is_told_while_it_asks_its_peers_in_vain_stays() {
     group[2].thaw();
 }
 
-/// Nobody has seen to it that it holds what the others have acknowledged.
-#[test]
-fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others() {
+/// Three nodes without configuration files, the first of which is started as the leader, and has handed over to the second.
+#[track_caller]
+fn led_by_another_than_configured() -> [Server; 3] {
     let node = || ServerBuilder::farkeep().args("--sync-followers 1");
     let mut first = node().start();
     let address = format!("127.0.0.1 {}", first.port());
@@ -466,6 +466,13 @@ fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others()
     wait::until("both followers", || first.info("farkeep", "farkeep_followers_in_reach") == "2");
     fail_over(&first, &second);
     wait::until("both followers", || second.info("farkeep", "farkeep_followers_in_reach") == "2");
+    [first, second, other]
+}
+
+/// Nobody has seen to it that it holds what the others have acknowledged.
+#[test]
+fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others() {
+    let [mut first, mut second, mut other] = led_by_another_than_configured();
     first.kill();
     second.client().expect_ok("SET acknowledged yes");
     second.kill();
@@ -492,17 +499,7 @@ fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others()
 /// Each start as a leader begins a reign of its own, of a higher number than that in which the others go on.
 #[test]
 fn a_node_that_is_started_as_a_leader_again_and_again_is_not_the_most_advanced_one_for_it() {
-    let node = || ServerBuilder::farkeep().args("--sync-followers 1");
-    let mut first = node().start();
-    let address = format!("127.0.0.1 {}", first.port());
-    let followers = [0, 1].map(|_| node().directive("replicaof", &address).start());
-    let [mut second, mut other] = followers;
-    for node in [&mut first, &mut second, &mut other] {
-        expect_link_trouble(node);
-    }
-    wait::until("both followers", || first.info("farkeep", "farkeep_followers_in_reach") == "2");
-    fail_over(&first, &second);
-    wait::until("both followers", || second.info("farkeep", "farkeep_followers_in_reach") == "2");
+    let [mut first, mut second, other] = led_by_another_than_configured();
     for _ in 0..3 {
         first.kill();
         first.restart();
@@ -741,15 +738,7 @@ fn a_node_whose_promotion_has_failed_comes_to_another_one() {
     let [_, given_up, next] = &group.0[..] else { unreachable!() };
     next.freeze();
     let mut asked = given_up.client();
-    let exec: Vec<u8> = [&["MULTI"][..], &["REPLICAOF", "NO", "ONE"], &["EXEC"]]
-        .into_iter()
-        .flat_map(|words| {
-            let mut bytes = Vec::new();
-            farkeep_tests::client::encode(words, &mut bytes);
-            bytes
-        })
-        .collect();
-    asked.send_raw(&exec).expect("it can be sent");
+    asked.send_raw(b"MULTI\r\nREPLICAOF NO ONE\r\nEXEC\r\n").expect("it can be sent");
     wait::until("the peers to be asked", || given_up.log().contains("fenced: following nobody"));
     drop(asked);
     wait::until("it to fail", || given_up.log().contains("a promotion is refused"));

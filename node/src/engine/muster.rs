@@ -302,7 +302,7 @@ fn run(node: &Arc<Node>, plan: &Plan) {
             let leads = engine.is_leader();
             drop(engine);
             if !leads {
-                dismiss(come);
+                come.into_iter().for_each(dismiss);
             }
         }
     }
@@ -311,7 +311,7 @@ fn run(node: &Arc<Node>, plan: &Plan) {
     // anew, and is not dismissed by this.
     for late in answers.into_iter().filter_map(|(_, answer)| answer.ok()) {
         if !node.engine.lock().is_leader() {
-            dismiss(vec![late]);
+            dismiss(late);
         }
     }
 }
@@ -372,7 +372,7 @@ fn call(plan: &Plan, answer: Sender<Answer>, answers: &Receiver<Answer>) -> Resu
     if come.len() >= plan.needed {
         return Ok(come);
     }
-    dismiss(come);
+    come.into_iter().for_each(dismiss);
     bail!(
         "too few of the other followers answer, and the leader could go on with them: {}",
         missing.join("; ")
@@ -435,15 +435,10 @@ fn fetch(client: &mut Client, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Peers that came in vain follow their leader again, each by the address that it had for it: what a follower remembers of the
+/// A peer that came in vain follows its leader again, by the address that it had for it: what a follower remembers of the
 /// others is kept for that address, and without it the follower could not be promoted itself.
-fn dismiss(come: Vec<Come>) {
-    for mut peer in come {
-        if let Err(error) = peer.client.must(&["FARKEEP.DISMISS", &peer.holdings.coming.to_string()]) {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "a peer that came could not be sent back to the leader"
-            );
-        }
+fn dismiss(mut peer: Come) {
+    if let Err(error) = peer.client.must(&["FARKEEP.DISMISS", &peer.holdings.coming.to_string()]) {
+        tracing::warn!(error = format!("{error:#}"), "a peer that came could not be sent back to the leader");
     }
 }
