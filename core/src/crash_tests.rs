@@ -190,11 +190,11 @@ fn ex_leaders_life(double: &Arc<CrashDouble>, domain: Domain) -> Journal {
     leader.replayer.run(journal.states[3].0).unwrap();
     leader.replayer.checkpoint().unwrap();
     drop(leader);
-    // The other node was promoted at the end of transaction 4, in epoch 5.
+    // The other node was promoted at the end of transaction 4.
     let shared = journal.states[4].0;
     let mut history = (*pool.log().history()).clone();
-    let reign =
-        crate::log::Reign { epoch: crate::lsn::Epoch::new(5), replid: Replid([5; 20]), start: shared };
+    let epoch = history.epoch().next_promotion();
+    let reign = crate::log::Reign { epoch, replid: Replid([5; 20]), start: shared };
     history.push(reign);
     join(&pool, shared, history).unwrap();
     if !double.blown() {

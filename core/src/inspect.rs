@@ -106,7 +106,7 @@ impl fmt::Display for Report {
             )?;
             writeln!(f, "log ends        {}", survey.stop)?;
         }
-        writeln!(f, "promised epoch  {}", state.promised)?;
+        writeln!(f, "promised epoch  {}", state.promised.epoch)?;
         if state.followed.get() > 0 {
             writeln!(f, "followed epoch  {}", state.followed)?;
         }

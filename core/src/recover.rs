@@ -27,7 +27,9 @@ use zerocopy::FromBytes;
 
 use crate::heap::{CommitError, Heap, HeapError, ImageSource, Offset, View};
 use crate::log::scan::ends_transaction;
-use crate::log::{Appender, EpochHistory, LogMap, Position, Reign, Replid, Scanner, Stop, Tail};
+use crate::log::{
+    Appender, Claim, EpochHistory, LogMap, Position, Promise, Reign, Replid, Scanner, Stop, Tail,
+};
 use crate::lsn::{Epoch, Lsn};
 use crate::pool::{Pool, PoolError};
 use crate::replay::{ReplayError, Replayer};
@@ -65,7 +67,7 @@ pub enum RecoverError {
         /// The position that does.
         limit: Lsn,
     },
-    /// A node never goes back to an epoch below one it has promised to take part in.
+    /// A node never goes back to an epoch below one it has promised to take part in, nor to another promotion of that number.
     #[error("epoch {wanted} is not above epoch {promised}, which this node has promised to")]
     StaleEpoch {
         /// The epoch asked for.
@@ -265,8 +267,10 @@ pub struct LeaderOptions {
     pub replid: Replid,
     /// Random bytes for a new dataset, if the pool is blank; `None`: that is an error.
     pub new_dataset_id: Option<[u8; 16]>,
-    /// The reign's epoch must be at least this one.
-    pub epoch_min: Epoch,
+    /// The reign's epoch must be at least this one. The claim is that of the promotion by which it begins, to which enough others have promised;
+    /// [`Claim::NONE`]: it goes on with this node's own last one, if it has led before and the number is the same, or else claims the
+    /// number for itself.
+    pub promise: Promise,
     /// Somebody who knows what the others hold has made this node the leader, so what it lacks is given up. Otherwise it leads because
     /// its configuration says so.
     pub promoted: bool,
@@ -277,7 +281,13 @@ pub struct LeaderOptions {
 impl LeaderOptions {
     /// Lead what the pool holds, or a new dataset.
     pub fn new(replid: Replid, new_dataset_id: Option<[u8; 16]>) -> LeaderOptions {
-        LeaderOptions { replid, new_dataset_id, epoch_min: Epoch::ZERO, promoted: false, accept_loss: false }
+        LeaderOptions {
+            replid,
+            new_dataset_id,
+            promise: Promise::default(),
+            promoted: false,
+            accept_loss: false,
+        }
     }
 }
 
@@ -312,14 +322,23 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
 /// forgotten, but their numbers are not used again.
 fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reign, RecoverError> {
     let state = log.state();
-    let epoch = state.history.epoch().max(state.promised).next().max(options.epoch_min);
-    let reign = Reign { epoch, replid: options.replid, start };
+    let epoch = state.history.epoch().max(state.promised.epoch).next().max(options.promise.epoch);
+    let is_own = |last: &&Reign| {
+        let claim = last.replid.claim();
+        last.epoch > state.followed
+            && last.epoch.promotions() == epoch.promotions()
+            && (state.promised.claim == Claim::NONE || state.promised.claim == claim)
+    };
+    let own = state.history.current().filter(is_own).map(|last| last.replid.claim());
+    let claim = Some(options.promise.claim).filter(|claim| *claim != Claim::NONE).or(own);
+    let replid = claim.map_or(options.replid, |claim| options.replid.of(claim));
+    let reign = Reign { epoch, replid, start };
     let kept = state.history.reigns().iter().copied().filter(|reign| reign.start <= start).collect();
     let mut history = EpochHistory::new(kept).unwrap_or_default();
     history.push(reign);
     log.update_state(|state| {
         state.history = Arc::new(history);
-        state.promised = epoch;
+        state.promised = Promise::to(&reign);
         if options.promoted {
             state.followed = Epoch::ZERO;
         }
@@ -462,8 +481,8 @@ fn recover(pool: &Pool) -> Result<(Survey, Replayer), RecoverError> {
 pub fn join(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(), RecoverError> {
     let log = pool.log();
     let promised = log.state().promised;
-    if history.epoch() < promised {
-        return Err(RecoverError::StaleEpoch { wanted: history.epoch(), promised });
+    if !history.current().is_some_and(|reign| promised.admits(Promise::to(reign))) {
+        return Err(RecoverError::StaleEpoch { wanted: history.epoch(), promised: promised.epoch });
     }
     continue_from(pool, end, history)
 }
@@ -474,7 +493,11 @@ pub fn continue_from(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(),
     let log = pool.log();
     truncate(log, end)?;
     log.update_state(|state| {
-        state.promised = state.promised.max(history.epoch());
+        if let Some(promise) =
+            history.current().map(Promise::to).filter(|promise| state.promised.admits(*promise))
+        {
+            state.promised = promise;
+        }
         state.followed = history.epoch();
         state.history = Arc::new(history);
     })?;
@@ -503,7 +526,9 @@ pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
     }
     truncate(log, start)?;
     log.update_state(|state| {
-        state.promised = state.promised.max(reign.epoch);
+        if state.promised.admits(Promise::to(&reign)) {
+            state.promised = Promise::to(&reign);
+        }
         if let Some(history) = EpochHistory::new(earlier) {
             // Whose the earlier reign was is not known any more.
             state.followed = history.epoch();
@@ -532,13 +557,14 @@ pub struct SyncStart {
 pub fn begin_sync(pool: &Pool, start: SyncStart) -> Result<(), RecoverError> {
     let log = pool.log();
     let promised = log.state().promised;
-    if start.history.epoch() < promised {
-        return Err(RecoverError::StaleEpoch { wanted: start.history.epoch(), promised });
-    }
+    let Some(promise) = start.history.current().map(Promise::to).filter(|promise| promised.admits(*promise))
+    else {
+        return Err(RecoverError::StaleEpoch { wanted: start.history.epoch(), promised: promised.epoch });
+    };
     let SyncStart { at, image_len, history } = start;
     let history = Arc::new(history);
     log.update_state(|state| {
-        state.promised = state.promised.max(history.epoch());
+        state.promised = promise;
         state.followed = history.epoch();
         (state.checkpoint, state.oldest, state.image_len) = (at, at.lsn, image_len);
         (state.mid_sync, state.sync_cursor) = (true, 0);
@@ -564,18 +590,18 @@ pub(crate) fn erase_record(log: &LogMap, lsn: Lsn) -> io::Result<()> {
     log.region().persist(at, HEADER_LEN)
 }
 
-/// Promises to take part in no epoch below `epoch` (I11), persistently, and closes the window to a leader that stores into
-/// it itself.
-pub fn promise(log: &LogMap, epoch: Epoch) -> Result<(), RecoverError> {
+/// Promises to take part in no epoch below this one (I11), and in no other promotion of that number, persistently, and closes the window to
+/// a leader that stores into it itself.
+pub fn promise(log: &LogMap, promise: Promise) -> Result<(), RecoverError> {
     let promised = log.state().promised;
-    if epoch < promised {
-        return Err(RecoverError::StaleEpoch { wanted: epoch, promised });
+    if !promised.admits(promise) {
+        return Err(RecoverError::StaleEpoch { wanted: promise.epoch, promised: promised.epoch });
     }
-    if epoch > promised {
-        if !epoch.is_believable() {
-            return Err(RecoverError::NoRoomAbove(epoch));
+    if promise != promised {
+        if !promise.epoch.is_believable() {
+            return Err(RecoverError::NoRoomAbove(promise.epoch));
         }
-        log.update_state(|state| state.promised = epoch)?;
+        log.update_state(|state| state.promised = promise)?;
     }
     log.set_gate(0);
     Ok(())

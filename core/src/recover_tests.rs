@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use crate::chunk::is_zero;
 use crate::heap::{Heap, Offset, RedoSink};
 use crate::inspect::contents;
-use crate::log::{EpochHistory, Geometry, Position, Reign, Replid, Scanner};
+use crate::log::{Claim, EpochHistory, Geometry, Position, Promise, Reign, Replid, Scanner};
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
@@ -163,7 +163,10 @@ fn a_follower_is_filled_by_shipping_alone_and_promoted_and_the_old_leader_rejoin
     }
     leader.appender.persist();
     drop(follower);
-    let mut promoted = lead(&second, 2);
+    let promise = Promise { epoch: Epoch::new(1).next_promotion(), claim: Claim([2; Claim::LEN]) };
+    let options = LeaderOptions { promise, promoted: true, ..LeaderOptions::new(Replid([9; 20]), None) };
+    let mut promoted = open_leader(&second, &options).unwrap();
+    assert_eq!(Promise::to(&promoted.reign), promise);
     assert_eq!(promoted.reign.start, shared);
     put(&mut promoted, 77, 200);
     promoted.appender.persist();
@@ -318,9 +321,21 @@ fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
     let follower = open_follower(&pool).unwrap();
     assert_eq!(follower.durable(), ends[4]);
     drop(follower);
-    promise(pool.log(), Epoch::new(8)).unwrap();
-    assert!(matches!(promise(pool.log(), Epoch::new(7)), Err(RecoverError::StaleEpoch { .. })));
-    assert_eq!(lead(&pool, 3).reign.epoch, Epoch::new(9));
+    let promised = Promise { epoch: Epoch::new(8).next_promotion(), claim: Claim([8; Claim::LEN]) };
+    promise(pool.log(), promised).unwrap();
+    for other in [
+        Promise { epoch: Epoch::new(9), ..promised },
+        Promise { claim: Claim([7; Claim::LEN]), ..promised },
+        Promise { epoch: promised.epoch.next(), claim: Claim([7; Claim::LEN]) },
+    ] {
+        assert!(matches!(promise(pool.log(), other), Err(RecoverError::StaleEpoch { .. })), "{other:?}");
+    }
+    // Nobody has promoted it: it leads on by itself, and in nobody else's name.
+    let mut reigns = vec![lead(&pool, 3).reign];
+    reigns.push(lead(&pool, 4).reign);
+    let (first, claims) = (promised.epoch.next(), [3, 3].map(|byte| Claim([byte; Claim::LEN])));
+    assert_eq!([0, 1].map(|at: usize| reigns[at].epoch), [first, first.next()]);
+    assert_eq!([0, 1].map(|at: usize| reigns[at].replid.claim()), claims);
 }
 
 #[test]
@@ -345,7 +360,7 @@ fn a_disowned_reign_leaves_what_was_before_it_and_the_promise() {
     let double = double.crash(|| 0).unwrap();
     let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
     let state = pool.log().state();
-    assert_eq!((state.history.epoch(), state.promised), (Epoch::new(1), Epoch::new(2)));
+    assert_eq!((state.history.epoch(), state.promised.epoch), (Epoch::new(1), Epoch::new(2)));
     assert_eq!(open_follower(&pool).unwrap().durable(), before);
     let mut leader = lead(&pool, 3);
     assert_eq!((leader.reign.epoch, leader.reign.start), (Epoch::new(3), before));
@@ -431,9 +446,10 @@ fn a_crash_at_any_point_of_beginning_a_sync_leaves_the_old_pool_or_one_in_mid_sy
             leader.appender.set_committed_hint(committed);
         }
         drop(leader);
-        let at = Position { lsn: Lsn::new(1 << 20), crc: 7, epoch: Epoch::new(3) };
+        let promoted = Epoch::new(1).next_promotion();
+        let at = Position { lsn: Lsn::new(1 << 20), crc: 7, epoch: promoted };
         let mut history = EpochHistory::default();
-        history.push(Reign { epoch: Epoch::new(3), replid: Replid([3; 20]), start: Lsn::new(4096) });
+        history.push(Reign { epoch: promoted, replid: Replid([3; 20]), start: Lsn::new(4096) });
         double.set_fuse(double.points() + fuse);
         begin_sync(&pool, SyncStart { at, image_len: 8192, history }).unwrap();
         let whole = !double.blown();

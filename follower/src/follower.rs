@@ -1,6 +1,7 @@
 //! The follower's state machine.
 
-use farkeep_core::lsn::{Epoch, Lsn};
+use farkeep_core::log::Promise;
+use farkeep_core::lsn::Lsn;
 use farkeep_fabric::{FabricKind, Identity};
 use farkeep_proto::control::{
     BeginSync, Body, Chunk, ChunkAnswer, ChunkOutcome, ChunkStep, FabricOffer, Goodbye, Hello, Ready,
@@ -51,8 +52,8 @@ impl Default for Config {
 pub struct Holdings {
     /// The reigns that the log has seen, oldest first.
     pub history: Vec<Reign>,
-    /// The highest epoch promised to.
-    pub promised: Epoch,
+    /// What the node has promised.
+    pub promised: Promise,
     /// How far the node is.
     pub progress: Progress,
     /// Whether the image is in the middle of a sync.
@@ -75,7 +76,7 @@ pub enum Action {
     /// disconnect, stop the agent. Needed before anything that comes behind it.
     CloseWindow,
     /// Persist that this node takes part in no epoch below this one.
-    Promise(Epoch),
+    Promise(Promise),
     /// Make the empty pool this dataset's, with a log of this geometry.
     Adopt {
         /// The dataset's id.
@@ -230,9 +231,9 @@ impl Follower {
         &self.past.history
     }
 
-    /// The highest epoch promised to.
-    pub fn promised(&self) -> Epoch {
-        self.past.highest()
+    /// What this node has promised.
+    pub fn promised(&self) -> Promise {
+        self.past.promised
     }
 
     /// What this node is.
@@ -417,9 +418,9 @@ impl Follower {
         // before the first record of the new reign can arrive, let alone be acknowledged. What this machine believes
         // of the log changes only with `reopened`: if the owner fails half-way, the next hello says what is there.
         let mut actions = Vec::new();
-        if accepted.epoch > self.past.promised {
-            self.past.promised = accepted.epoch;
-            actions.push(Action::Promise(accepted.epoch));
+        if accepted.promise != self.past.promised {
+            self.past.promised = accepted.promise;
+            actions.push(Action::Promise(accepted.promise));
         }
         actions.push(Action::CloseWindow);
         // The leader goes by the same: no dataset was named in the hello.

@@ -1,5 +1,6 @@
 //! Introducing oneself, and looking at the welcome.
 
+use farkeep_core::log::Promise;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{FabricOffer, Hello, PROTOCOL_VERSION, Reign, Welcome};
@@ -26,8 +27,10 @@ pub enum JoinError {
         /// What this node has promised.
         promised: Epoch,
     },
-    /// Two reigns bear the same number.
-    #[error("the leader's reign of epoch {0} is not the one of that number that this node has followed")]
+    /// Two reigns, or two promotions, bear the same number.
+    #[error(
+        "the leader's reign of epoch {0} is not the one of that number that this node has followed, or has promised to"
+    )]
     TwinReign(Epoch),
     /// The leader's dataset is another one.
     #[error("the leader's dataset is not the one in this node's pool")]
@@ -63,14 +66,14 @@ pub enum JoinError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Past {
     pub(crate) history: Vec<Reign>,
-    pub(crate) promised: Epoch,
+    pub(crate) promised: Promise,
 }
 
 impl Past {
     /// The highest epoch that this node has anything to do with.
     pub(crate) fn highest(&self) -> Epoch {
         let last = self.history.last().map_or(0, |reign| reign.epoch);
-        self.promised.max(Epoch::new(last))
+        self.promised.epoch.max(Epoch::new(last))
     }
 }
 
@@ -88,7 +91,8 @@ pub(crate) fn hello(
         dataset_id: identity.dataset_id.map_or_else(Vec::new, |id| id.to_vec()),
         history: past.history.clone(),
         progress: progress.message(),
-        promised_epoch: past.promised.get(),
+        promised_epoch: past.promised.epoch.get(),
+        promised_claim: past.promised.claim.0.to_vec(),
         ring_len: identity.ring_len,
         segment_len: identity.segment_len,
         fabrics,
@@ -100,7 +104,7 @@ pub(crate) fn hello(
 /// A welcome that can be accepted.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) epoch: Epoch,
+    pub(crate) promise: Promise,
     pub(crate) resume: Lsn,
     pub(crate) fabric: FabricKind,
     pub(crate) dataset_id: [u8; 16],
@@ -113,10 +117,11 @@ pub(crate) fn examine(
     welcome: &Welcome,
 ) -> Result<Accepted, JoinError> {
     let current = welcome.history.last().ok_or(JoinError::Malformed)?;
-    let epoch = Epoch::new(current.epoch);
     let fabric = FabricKind::from_name(&welcome.fabric).ok_or(JoinError::Malformed)?;
     // What would overflow some day, or be found impossible in the pool.
-    history::from_message(&welcome.history).ok_or(JoinError::Malformed)?;
+    let history = history::from_message(&welcome.history).ok_or(JoinError::Malformed)?;
+    let promise = history.current().map(Promise::to).ok_or(JoinError::Malformed)?;
+    let epoch = promise.epoch;
     let lengths = [welcome.resume_lsn, welcome.begin_sync.map_or(0, |begin| begin.image_len)];
     if !lengths.iter().all(|&number| Lsn::new(number).is_believable()) {
         return Err(JoinError::Malformed);
@@ -125,7 +130,8 @@ pub(crate) fn examine(
     if epoch < past.highest() {
         return Err(JoinError::StaleLeader { theirs: epoch, promised: past.highest() });
     }
-    if past.history.last().is_some_and(|last| last.epoch == current.epoch && last != current) {
+    let is_twin = past.history.last().is_some_and(|last| last.epoch == current.epoch && last != current);
+    if is_twin || !past.promised.admits(promise) {
         return Err(JoinError::TwinReign(epoch));
     }
     match identity.dataset_id {
@@ -140,5 +146,5 @@ pub(crate) fn examine(
     if welcome.begin_sync.is_none() && (resume > durable || resume < committed) {
         return Err(JoinError::Unreachable { resume, durable, committed });
     }
-    Ok(Accepted { epoch, resume, fabric, dataset_id })
+    Ok(Accepted { promise, resume, fabric, dataset_id })
 }

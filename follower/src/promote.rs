@@ -5,6 +5,7 @@
 //! end once more; then [`Follower::promote`] says what the new reign starts with. A crash between the two leaves a
 //! follower that has promised to an epoch nobody reigns in, which is harmless: the next reign goes above it.
 
+use farkeep_core::log::{Claim, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 
 use crate::follower::{Action, Follower};
@@ -27,8 +28,9 @@ pub enum PromoteError {
 /// What a new reign starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promotion {
-    /// The pool is to be opened as a leader's with at least this epoch (`core::recover::LeaderOptions`).
-    pub epoch_min: Epoch,
+    /// What enough nodes have promised: the pool is to be opened as a leader's with at least this epoch, and this claim to its number
+    /// (`core::recover::LeaderOptions`).
+    pub promise: Promise,
     /// What is known to be committed. It may be more than the records say, from which recovery takes it. The rest of the
     /// log is committed once the reign's first record is.
     pub committed: Lsn,
@@ -40,19 +42,19 @@ impl Follower {
         self.past.highest().next_promotion()
     }
 
-    /// Leaves the old leader for good: promises to `epoch`, durably, closes the window, ends the session. Carry the
+    /// Leaves the old leader for good: promises, durably, closes the window, ends the session. Carry the
     /// actions out, scan the log to its end and report it with [`Follower::scanned`]; then this node's `durable_lsn`
     /// can be compared with others' and one of them be promoted.
     ///
     /// # Errors
     /// [`PromoteError::Outbid`] when this node has promised to a higher epoch already, or to this one before.
-    pub fn fence(&mut self, epoch: Epoch) -> Result<Vec<Action>, PromoteError> {
+    pub fn fence(&mut self, epoch: Epoch, claim: Claim) -> Result<Vec<Action>, PromoteError> {
         if epoch <= self.past.highest() {
             return Err(PromoteError::Outbid(self.past.highest()));
         }
-        self.past.promised = epoch;
+        self.past.promised = Promise { epoch, claim };
         self.detach();
-        Ok(vec![Action::Promise(epoch), Action::CloseWindow, Action::Disconnect])
+        Ok(vec![Action::Promise(self.past.promised), Action::CloseWindow, Action::Disconnect])
     }
 
     /// What a reign begun here starts with. The owner drops what it has open, opens the pool as a leader's, and this
@@ -64,11 +66,11 @@ impl Follower {
         if self.mid_sync {
             return Err(PromoteError::MidSync);
         }
-        let epoch_min = self.past.promised;
+        let promise = self.past.promised;
         let led = self.past.history.last().map_or(Epoch::ZERO, |reign| Epoch::new(reign.epoch));
-        if !self.is_detached() || epoch_min <= led {
+        if !self.is_detached() || promise.epoch <= led {
             return Err(PromoteError::NotFenced);
         }
-        Ok(Promotion { epoch_min, committed: self.progress().committed })
+        Ok(Promotion { promise, committed: self.progress().committed })
     }
 }

@@ -1,5 +1,6 @@
 //! The follower's state machine, talked to as a leader would.
 
+use farkeep_core::log::{Claim, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity};
 use farkeep_follower::{Action, Config, Follower, Holdings, JoinError, Link, Progress, PromoteError};
@@ -8,8 +9,13 @@ use farkeep_proto::window::TailCell;
 
 const DATASET: [u8; 16] = [9; 16];
 
+/// A reign of the promotion that [`promise`] is to.
 fn reign(epoch: u32, tag: u8, start_lsn: u64) -> Reign {
-    Reign { epoch, replid: vec![tag; 20], start_lsn }
+    Reign { epoch, replid: [[1; Claim::LEN].as_slice(), &[tag; 12]].concat(), start_lsn }
+}
+
+fn promise(epoch: u32) -> Promise {
+    Promise { epoch: Epoch::new(epoch), claim: Claim([1; Claim::LEN]) }
 }
 
 fn identity(dataset_id: Option<[u8; 16]>) -> Identity {
@@ -30,7 +36,7 @@ fn progress(checkpoint: u64, applied: u64, committed: u64, durable: u64) -> Prog
 
 fn follower(history: Vec<Reign>, at: Progress) -> Follower {
     let offers = vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }];
-    let promised = Epoch::new(history.last().map_or(0, |reign| reign.epoch));
+    let promised = promise(history.last().map_or(0, |reign| reign.epoch));
     let holdings = Holdings { history, promised, progress: at, ..Holdings::default() };
     Follower::new(Config::default(), identity(Some(DATASET)), offers, holdings)
 }
@@ -67,7 +73,7 @@ fn a_new_reign_is_promised_to_and_its_history_taken_over_before_the_window_opens
     assert_eq!(
         actions[..4],
         [
-            Action::Promise(Epoch::new(2)),
+            Action::Promise(promise(2)),
             Action::CloseWindow,
             Action::Rejoin { end: Lsn::new(3000), history: theirs.clone() },
             Action::OpenWindow { session: 77, fabric: FabricKind::Tcp },
@@ -116,6 +122,31 @@ fn a_leader_of_an_earlier_epoch_or_a_twin_reign_is_turned_away() {
         assert_eq!(matches!(error, JoinError::StaleLeader { .. }), stale, "{error}");
         assert_eq!(follower.link(), Link::Waiting);
     }
+}
+
+#[test]
+fn who_has_promised_to_one_promotion_takes_part_in_no_other_of_that_number() {
+    let number = Epoch::new(1).next_promotion();
+    let history = vec![reign(1, 1, 0)];
+    let theirs = |epoch: Epoch, tag| {
+        vec![reign(1, 1, 0), Reign { epoch: epoch.get(), replid: vec![tag; 20], start_lsn: 100 }]
+    };
+    let joins = |theirs: Vec<Reign>| {
+        let mut follower = follower(history.clone(), progress(0, 0, 100, 100));
+        follower.fence(number, Claim([2; Claim::LEN])).unwrap();
+        match join(&mut follower, welcome(theirs, 100, 100)).last() {
+            Some(Action::JoinFailed(error)) => Err(error.clone()),
+            _ => Ok(follower.promised()),
+        }
+    };
+    let own = Promise { epoch: number.next(), claim: Claim([2; Claim::LEN]) };
+    assert_eq!(joins(theirs(number.next(), 2)), Ok(own));
+    for twin in [number, number.next(), number.next().next()] {
+        assert_eq!(joins(theirs(twin, 3)), Err(JoinError::TwinReign(twin)));
+    }
+    let later = Promise { epoch: number.next_promotion(), claim: Claim([3; Claim::LEN]) };
+    assert_eq!(joins(theirs(later.epoch, 3)), Ok(later));
+    assert!(matches!(joins(theirs(Epoch::new(2), 2)), Err(JoinError::StaleLeader { .. })));
 }
 
 #[test]
@@ -255,14 +286,15 @@ fn promotion_needs_a_fence_and_starts_where_the_log_ends_after_it() {
     let mut follower = follower(history.clone(), progress(0, 50, 100, 100));
     join(&mut follower, welcome(history, 100, 100));
     assert_eq!(follower.promote(), Err(PromoteError::NotFenced));
-    assert_eq!(follower.fence(Epoch::new(1)), Err(PromoteError::Outbid(Epoch::new(1))));
-    let actions = follower.fence(follower.next_epoch()).unwrap();
-    let promoted = Epoch::new(1).next_promotion();
+    let claim = Claim([2; Claim::LEN]);
+    assert_eq!(follower.fence(Epoch::new(1), claim), Err(PromoteError::Outbid(Epoch::new(1))));
+    let actions = follower.fence(follower.next_epoch(), claim).unwrap();
+    let promoted = Promise { epoch: Epoch::new(1).next_promotion(), claim };
     assert_eq!(actions, [Action::Promise(promoted), Action::CloseWindow, Action::Disconnect]);
     // Bytes that arrived before the window was closed.
     follower.scanned(Lsn::new(180), Lsn::new(120));
     follower.tail_cell(TailCell { epoch: 1, appended_lsn: 500, committed_lsn: 180 });
     let promotion = follower.promote().unwrap();
-    assert_eq!(promotion.epoch_min, promoted);
+    assert_eq!(promotion.promise, promoted);
     assert_eq!(promotion.committed, Lsn::new(120), "a hint is not listened to after the fence");
 }

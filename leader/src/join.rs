@@ -3,7 +3,7 @@
 //! A pure decision over two epoch histories and a few numbers. The point from which a log can go on is the last one
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
-use farkeep_core::log::EpochHistory;
+use farkeep_core::log::{Claim, EpochHistory, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
@@ -33,9 +33,9 @@ pub(crate) enum Decision {
     Check { from: Lsn },
     /// What the follower holds cannot be gone on from, for this reason: make its image ours.
     Sync { why: String, fabric: FabricKind, fabric_reason: String },
-    /// The follower has promised to an epoch that is not ours, but holds nothing we lack: a reign above that epoch
-    /// can take it in.
-    Renew { above: u32 },
+    /// The follower has promised to an epoch, or to a promotion of the same number, that is not ours, but holds nothing we lack: a reign
+    /// above this epoch, which is nobody else's, can take it in.
+    Renew { above: Epoch },
     /// It cannot join.
     Refuse(Refuse),
 }
@@ -77,9 +77,12 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         );
     }
     let durable = Lsn::new(hello.progress.durable_lsn);
-    if !Epoch::new(hello.promised_epoch).is_believable() || !durable.is_believable() {
+    let promised = Claim::from_bytes(&hello.promised_claim)
+        .map(|claim| Promise { epoch: Epoch::new(hello.promised_epoch), claim })
+        .filter(|promised| promised.epoch.is_believable() && durable.is_believable());
+    let Some(promised) = promised else {
         return refuse(RefuseReason::Version, "the follower's promise or position makes no sense".into());
-    }
+    };
     // What is in the image cannot be taken back. After a restart this is what recovery has replayed.
     let applied = Lsn::new(hello.progress.applied_lsn.max(hello.progress.checkpoint_lsn));
     let Some(theirs) = history::from_message(&hello.history) else {
@@ -93,24 +96,27 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     let has_only_begun =
         last.is_some_and(|reign| reign.start_lsn == common.get() && durable == common + HEADER_LEN as u64);
     let has_nothing_to_lose = durable <= common || has_only_begun || hello.replace_dataset;
-    let followed = last.map_or(0, |reign| reign.epoch).max(hello.promised_epoch);
     let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
-    if followed > epoch || foreign_reign {
-        if has_nothing_to_lose {
-            return Decision::Renew { above: followed };
-        }
+    let is_foreign =
+        foreign_reign || !ours.past.current().is_some_and(|reign| promised.admits(Promise::to(reign)));
+    if is_foreign && has_nothing_to_lose {
+        return Decision::Renew { above: above(ours.past, &theirs, promised) };
+    }
+    let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
+    let lacks = lacks_what_may_be_committed(ours, last, common, applied);
+    let leads_by_itself = ours.followed > Epoch::ZERO;
+    if is_foreign && !(leads_by_itself && lacks.is_some()) {
+        let followed = promised.epoch.max(Epoch::new(last.map_or(0, |reign| reign.epoch)));
         return refuse(
             RefuseReason::StaleLeader,
             format!(
-                "the follower has followed epoch {} and holds records up to LSN {durable} that this leader of epoch \
+                "the follower has followed epoch {followed} and holds records up to LSN {durable} that this leader of epoch \
                  {} does not have (common up to {common}): this leader has been superseded",
-                Epoch::new(followed),
                 Epoch::new(epoch),
             ),
         );
     }
-    let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
-    if !may_lose && let Some(why) = lacks_what_may_be_committed(ours, last, common, applied) {
+    if let Some(why) = lacks.filter(|_| is_foreign || !may_lose) {
         return refuse(
             RefuseReason::StaleLeader,
             format!(
@@ -142,6 +148,18 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         return Decision::Resume { from: common, fabric, fabric_reason };
     };
     Decision::Sync { why: why_not, fabric, fabric_reason }
+}
+
+/// The highest epoch that a follower has anything to do with, if its number is this leader's own; otherwise the first one that is nobody's.
+fn above(ours: &EpochHistory, theirs: &EpochHistory, promised: Promise) -> Epoch {
+    let own = ours.current().map(Promise::to).unwrap_or_default();
+    let followed = theirs.current().map(Promise::to).unwrap_or(promised);
+    let highest = promised.epoch.max(followed.epoch).max(own.epoch);
+    let is_own = |known: Promise| {
+        known.epoch.promotions() < highest.promotions() || [own.claim, Claim::NONE].contains(&known.claim)
+    };
+    let goes_on = highest.promotions() == own.epoch.promotions() && is_own(promised) && is_own(followed);
+    if goes_on { highest } else { highest.next_promotion() }
 }
 
 /// Why records that a follower has and this leader has not may have been acknowledged to somebody, if nobody has decided to give them
@@ -414,7 +432,8 @@ mod tests {
         let ours = [reign(1, 1, 0)];
         let theirs = vec![reign(1, 1, 0), reign(2, 2, 3000)];
         let told = Hello { replace_dataset: true, ..hello(theirs.clone(), 4000, 1000) };
-        assert_eq!(decide_at(&ours, 0, 5000, &told), Decision::Renew { above: 2 });
+        let above = Epoch::new(2).next_promotion();
+        assert_eq!(decide_at(&ours, 0, 5000, &told), Decision::Renew { above });
         let renewed = [reign(1, 1, 0), reign(3, 3, 5000)];
         let told = Hello { replace_dataset: true, ..hello(theirs, 4000, 3500) };
         let synced = decide_at(&renewed, 0, 5100, &told);
@@ -481,17 +500,45 @@ mod tests {
     fn a_promise_to_an_epoch_that_left_no_record_is_outbid_by_a_new_reign() {
         let ours = [reign(1, 1, 0)];
         let fenced = Hello { promised_epoch: 5, ..hello(ours.to_vec(), 4000, 1000) };
-        assert_eq!(decide_at(&ours, 0, 5000, &fenced), Decision::Renew { above: 5 });
+        assert_eq!(decide_at(&ours, 0, 5000, &fenced), Decision::Renew { above: Epoch::new(5) });
         // It welcomed a leader of epoch 2 but got none of its records.
         let welcomed = hello(vec![reign(1, 1, 0), reign(2, 2, 4500)], 4000, 1000);
-        assert_eq!(decide_at(&ours, 0, 5000, &welcomed), Decision::Renew { above: 2 });
+        let above = Epoch::new(2).next_promotion();
+        assert_eq!(decide_at(&ours, 0, 5000, &welcomed), Decision::Renew { above });
         // It began a reign and was ended at once. A first write of it would be something to lose.
         let begun = |durable| hello(vec![reign(1, 1, 0), reign(2, 2, 4000)], durable, 1000);
-        assert_eq!(decide_at(&ours, 0, 5000, &begun(4032)), Decision::Renew { above: 2 });
+        assert_eq!(decide_at(&ours, 0, 5000, &begun(4032)), Decision::Renew { above });
         assert_refused(decide_at(&ours, 0, 5000, &begun(4096)), RefuseReason::StaleLeader, "superseded");
         // Two reigns of the same number.
         let twin = hello(vec![reign(1, 1, 0), reign(2, 7, 4500)], 4000, 1000);
         let ours = [reign(1, 1, 0), reign(2, 2, 4200)];
-        assert_eq!(decide_at(&ours, 0, 5000, &twin), Decision::Renew { above: 2 });
+        assert_eq!(decide_at(&ours, 0, 5000, &twin), Decision::Renew { above });
+    }
+
+    #[test]
+    fn a_promise_to_another_promotion_of_the_same_number_is_outbid_by_one_of_a_higher_number() {
+        let (number, restarted) =
+            (Epoch::new(1).next_promotion(), Epoch::new(1).next_promotion().next().next());
+        let ours = [reign(1, 1, 0), reign(number.next().get(), 2, 3000)];
+        let promised = |epoch: Epoch, claim: u8| Hello {
+            promised_epoch: epoch.get(),
+            promised_claim: vec![claim; Claim::LEN],
+            ..hello(ours[..1].to_vec(), 3000, 1000)
+        };
+        let decide = |hello: &Hello| decide_at(&ours, 0, 5000, hello);
+        assert_resumes(decide(&promised(number, 2)), 3000);
+        let above = number.next_promotion();
+        assert_eq!(decide(&promised(number, 3)), Decision::Renew { above });
+        assert_eq!(decide(&promised(restarted, 3)), Decision::Renew { above });
+        assert_eq!(decide(&promised(above, 3)), Decision::Renew { above: above.next_promotion() });
+        // This node's pool is an older copy of what that follower knows.
+        assert_eq!(decide(&promised(restarted, 2)), Decision::Renew { above: restarted });
+        // Who holds a record of the other promotion is not gone on from.
+        let mut twin = promised(number.next(), 3);
+        (twin.history, twin.progress.durable_lsn) =
+            (vec![reign(1, 1, 0), reign(number.next().get(), 3, 3000)], 3100);
+        assert_refused(decide(&twin), RefuseReason::StaleLeader, "superseded");
+        let malformed = Hello { promised_claim: vec![2; 7], ..promised(number, 2) };
+        assert_refused(decide(&malformed), RefuseReason::Version, "makes no sense");
     }
 }

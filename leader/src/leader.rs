@@ -565,9 +565,8 @@ impl Leader {
                 return Join::Unchecked { from, refuse: self.refuse(RefuseReason::TryAgain, text) };
             }
             Decision::Renew { above } => {
-                let above = Epoch::new(above);
                 let text = format!(
-                    "the leader begins a reign above epoch {above}, which this follower has promised to"
+                    "the leader begins a reign above epoch {above}, as this follower takes part in none below"
                 );
                 return Join::Renew { above, refuse: self.refuse(RefuseReason::TryAgain, text) };
             }

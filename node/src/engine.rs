@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use farkeep_core::heap::{Heap, RedoSink, View};
-use farkeep_core::log::Appender;
+use farkeep_core::log::{Appender, Claim};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::Pool;
 use farkeep_keystore::{CommandError, Keystore, ReadCtx, WriteCtx, active_expire};
@@ -37,8 +37,8 @@ pub use access::Access;
 pub use handover::{Handover, Order, Succession};
 use muster::Muster;
 pub use report::RoleReport;
-pub use role::Opened;
 use role::{Leading, Role};
+pub use role::{Opened, new_claim};
 pub use walk::Walks;
 
 /// Keys examined by one cycle of active expiry, and items freed by one cycle of reclaiming.
@@ -77,6 +77,9 @@ pub struct Engine {
     mustering: Option<Muster>,
     /// How often this node has come to a peer that was about to be promoted.
     comings: u64,
+    /// The promotion for which this node has mustered its peers in vain. The next attempt is the same one, or a group that often fails to come
+    /// together would run out of numbers.
+    claim: Option<Claim>,
     /// This node follows whom its own followers should follow as well: it has handed over, or was told by one that has. The reign that
     /// has ended with that.
     moved: Option<Epoch>,

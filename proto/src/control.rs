@@ -151,6 +151,9 @@ pub struct Hello {
     /// The operator lets the leader's dataset take the place of whatever the follower's pool holds.
     #[prost(bool, tag = "16")]
     pub replace_dataset: bool,
+    /// Which promotion of the number of `promised_epoch` the follower has promised to, 8 bytes; empty: any.
+    #[prost(bytes = "vec", tag = "17")]
+    pub promised_claim: Vec<u8>,
 }
 
 /// A way to reach a window.
@@ -642,6 +645,7 @@ mod tests {
             history: vec![Reign { epoch: 3, replid: vec![7; 20], start_lsn: 4096 }],
             progress: Progress { durable_lsn: 8192, applied_lsn: 8000, checkpoint_lsn: 0 },
             promised_epoch: 3,
+            promised_claim: vec![5; 8],
             ring_len: 256 << 20,
             segment_len: 1 << 20,
             fabrics: vec![FabricOffer { name: "tcp".into(), ..FabricOffer::default() }],

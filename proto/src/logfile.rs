@@ -105,8 +105,10 @@ pub struct RawState {
     pub sync_cursor: U64,
     /// The epoch of the last reign that this node has followed and has not been promoted above since; 0: none.
     pub followed_epoch: U32,
+    /// Which promotion of the number of `promised_epoch` the promise is to; zero: any.
+    pub promised_claim: [u8; 8],
     /// Zero.
-    pub padding: [u8; 44],
+    pub padding: [u8; 36],
     /// The reigns that the log has seen, oldest first.
     pub history: [RawReign; MAX_REIGNS],
 }

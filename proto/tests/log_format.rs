@@ -69,6 +69,7 @@ fn every_field_is_where_the_document_says() {
         image_len,
         sync_cursor,
         followed_epoch,
+        promised_claim,
         padding,
         history,
     });

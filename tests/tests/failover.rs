@@ -717,14 +717,14 @@ fn a_dismissal_counts_for_its_own_coming_only() {
     let mut client = group.0[2].client();
     let follows = || group.0[2].info("replication", "master_port");
     for _ in 0..2 {
-        let came = client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {successor}"));
+        let came = client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {successor} 0 00000000000000ff"));
         assert!(came.error().is_none(), "{came:?}");
     }
     assert_eq!((client.words("FARKEEP.DISMISS 1"), follows()), (Value::Int(0), successor));
     assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), "");
     assert_eq!((client.words("FARKEEP.DISMISS 2"), follows()), (Value::Int(1), former.clone()));
     assert_eq!(group.0[2].info("farkeep", "farkeep_peers"), peers, "as it was before the first time");
-    client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {}", group.0[1].port()));
+    client.words(&format!("FARKEEP.MUSTER 127.0.0.1 {} 0 00000000000000ff", group.0[1].port()));
     client.expect_ok("REPLICAOF 127.0.0.1 1");
     assert_eq!((client.words("FARKEEP.DISMISS 3"), follows()), (Value::Int(0), "1".to_owned()));
     assert!(is_error(&client.words("FARKEEP.DISMISS x"), "ERR value is not an integer"));
@@ -747,4 +747,124 @@ fn a_node_whose_promotion_has_failed_comes_to_another_one() {
     wait::until("the promotion", || promote_in_a_transaction(next).error().is_none());
     assert_eq!(role(next), "master");
     wait_for_link(next, given_up);
+}
+
+/// Two promotions of the same number must not be taken for one, so all who are counted on have promised the same one.
+#[test]
+fn who_is_mustered_promises_the_number_that_the_reign_gets() {
+    let mut group = Group::start(3);
+    let former = group.0[0].port();
+    group.0[0].kill();
+    let [_, asker, ahead, behind] = &group.0[..] else { unreachable!() };
+    // Somebody has tried to promote another node, and come as far as this one.
+    let fence = format!("FARKEEP.FENCE {} 00000000000000ab", 5 << 16);
+    assert_eq!(ahead.client().words(&fence).elements().expect("an array")[2], Value::Int(5 << 16));
+    ahead.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {former}"));
+    wait::until("the promotion", || promote_in_a_transaction(asker).error().is_none());
+    assert_eq!(asker.info("farkeep", "farkeep_epoch_shown"), "6.1");
+    let fenced = behind.log().matches("fenced: following nobody").count();
+    assert_eq!(fenced, 2, "once for each number");
+    for peer in [ahead, behind] {
+        wait_for_link(asker, peer);
+    }
+    assert!(!asker.log().contains("renewing the reign"));
+}
+
+/// A group that Sentinel tries to give a leader for weeks must not run out of numbers.
+#[test]
+fn a_promotion_that_is_tried_again_has_the_same_number() {
+    let mut group = Group::start(3);
+    group.0[0].kill();
+    group.0[3].kill();
+    let [_, asker, peer, _] = &group.0[..] else { unreachable!() };
+    let mut tried = 0;
+    while tried < 3 {
+        let refused = promote_in_a_transaction(asker);
+        assert!(refused.error().is_some_and(|text| text.contains("too few")), "{refused:?}");
+        tried = peer.log().matches("fenced: following nobody").count();
+        assert_eq!(peer.info("farkeep", "farkeep_promised_epoch"), "1.0");
+    }
+    assert_eq!(asker.info("farkeep", "farkeep_promised_epoch"), "0.1", "it follows its leader as before");
+}
+
+#[test]
+fn a_promotion_for_which_a_node_was_not_fenced_last_does_not_promote_it() {
+    let pair = Pair::start().expect_link_trouble();
+    let mut client = pair.follower.client();
+    let [mine, other] = ["00000000000000aa", "00000000000000bb"];
+    let mut fence = |epoch: u32, claim: &str| {
+        let reply = client.words(&format!("FARKEEP.FENCE {epoch} {claim}")).elements().expect("an array");
+        reply[2].int().expect("an epoch")
+    };
+    assert_eq!(fence(0, mine), 1 << 16);
+    assert_eq!(fence(0, mine), 1 << 16, "the same promotion");
+    assert_eq!(fence(3 << 16, mine), 3 << 16, "which wants more");
+    assert_eq!(fence(0, other), 4 << 16, "and another one, which others may follow");
+    let refused = client.words(&format!("FARKEEP.PROMOTE {mine}"));
+    assert!(refused.error().is_some_and(|text| text.contains("another promotion meanwhile")), "{refused:?}");
+    assert_eq!(role(&pair.follower), "slave");
+    client.expect_ok(&format!("FARKEEP.PROMOTE {other}"));
+    assert_eq!(pair.follower.info("farkeep", "farkeep_epoch_shown"), "4.1");
+    client.expect_ok(&format!("FARKEEP.PROMOTE {other}"));
+    for wrong in [
+        format!("FARKEEP.PROMOTE {mine}"),
+        "FARKEEP.PROMOTE x".to_owned(),
+        "FARKEEP.FENCE 1".to_owned(),
+        format!("FARKEEP.FENCE -1 {mine}"),
+        "FARKEEP.FENCE 1 0000000000000000".to_owned(),
+        format!("FARKEEP.FENCE {} {mine}", u32::MAX),
+        "FARKEEP.MUSTER 127.0.0.1 1 x y".to_owned(),
+    ] {
+        assert!(is_error(&client.words(&wrong), "ERR"), "{wrong}");
+    }
+    // The leader that it had finds out when it asks to follow.
+    pair.leader.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", pair.follower.port()));
+    wait_for_link(&pair.follower, &pair.leader);
+}
+
+/// With three followers and two acknowledgements, two promotions can be made by nodes that know nothing of each other. The first one here comes to
+/// nothing; what the second one has acknowledged counts for more, however often the first one's leader was started again.
+#[test]
+fn of_two_promotions_that_know_nothing_of_each_other_only_one_acknowledges() {
+    let mut group = Group::start(3);
+    for node in &group.0 {
+        node.client().expect_ok("CONFIG SET sync-followers 2");
+        node.client().expect_ok("CONFIG REWRITE");
+    }
+    let [old, first, second, shared] = &mut group.0[..] else { unreachable!() };
+    old.client().expect_ok("SET before both");
+    old.kill();
+    let fence = |node: &Server, claim: &str| {
+        let reply = node.client().words(&format!("FARKEEP.FENCE 0 {claim}")).elements().expect("an array");
+        (reply[0].int(), reply[1].int(), reply[2].int().expect("a promise"))
+    };
+    let number = 1 << 16;
+    let [a, b] = ["00000000000000aa", "00000000000000bb"];
+    assert_eq!([fence(first, a).2, fence(shared, a).2], [number; 2]);
+    first.client().expect_ok(&format!("FARKEEP.PROMOTE {a}"));
+    first.client().expect_ok("CONFIG REWRITE");
+    for _ in 0..2 {
+        first.kill();
+        first.restart();
+    }
+    assert_eq!(first.info("farkeep", "farkeep_epoch_shown"), "1.3");
+    first.kill();
+    old.follow(second.port());
+    old.restart();
+    assert_eq!([fence(second, b).2, fence(old, b).2], [number; 2]);
+    second.client().expect_ok(&format!("FARKEEP.PROMOTE {b}"));
+    for node in [&mut *old, &mut *shared] {
+        node.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", second.port()));
+    }
+    wait::until("a write that two followers hold", || second.client().words("SET after both").is_ok());
+    assert!(
+        second.log().contains("renewing the reign"),
+        "one of them had promised that number to somebody else"
+    );
+
+    second.kill();
+    first.follow(second.port());
+    first.restart();
+    let [nothing, acknowledged] = [fence(first, a), fence(shared, a)];
+    assert!((acknowledged.0, acknowledged.1) > (nothing.0, nothing.1), "{acknowledged:?} {nothing:?}");
 }

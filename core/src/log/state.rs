@@ -10,6 +10,7 @@ use farkeep_proto::logfile::{MAX_REIGNS, RawReign, RawState, STATE_LEN, STATE_MI
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::history::{EpochHistory, Reign, Replid};
+use super::promise::{Claim, Promise};
 use super::scan::Position;
 use crate::lsn::{Epoch, Lsn};
 
@@ -22,8 +23,8 @@ pub struct LogState {
     pub checkpoint: Position,
     /// The ring is known to hold nothing usable before this position.
     pub oldest: Lsn,
-    /// The highest epoch that this node has promised to take part in.
-    pub promised: Epoch,
+    /// What this node has promised.
+    pub promised: Promise,
     /// The epoch of the last reign that this node has followed and has not been promoted above since: of that reign others may hold
     /// more than this node, whatever was committed of it. `Epoch::ZERO`: none.
     pub followed: Epoch,
@@ -43,6 +44,14 @@ impl LogState {
         self.dataset_id == [0; 16]
     }
 
+    /// What this node can promise to a promotion that wants at least this: more, if it has promised somebody else that number already.
+    pub fn next_promise(&self, wanted: Promise) -> Promise {
+        let Promise { epoch, claim } = self.promised;
+        let has_promised = claim == wanted.claim && claim != Claim::NONE && epoch > self.history.epoch();
+        let next = if has_promised { epoch } else { epoch.max(self.history.epoch()).next_promotion() };
+        Promise { epoch: next.max(wanted.epoch), claim: wanted.claim }
+    }
+
     /// The state as it lies in a slot.
     pub(super) fn to_raw(&self, seq: u64) -> RawState {
         let mut raw = RawState::new_zeroed();
@@ -53,7 +62,8 @@ impl LogState {
         raw.checkpoint_crc = self.checkpoint.crc.into();
         raw.checkpoint_epoch = self.checkpoint.epoch.get().into();
         raw.oldest_lsn = self.oldest.get().into();
-        raw.promised_epoch = self.promised.get().into();
+        raw.promised_epoch = self.promised.epoch.get().into();
+        raw.promised_claim = self.promised.claim.0;
         raw.followed_epoch = self.followed.get().into();
         raw.flags = if self.mid_sync { STATE_MID_SYNC } else { 0 }.into();
         raw.image_len = self.image_len.into();
@@ -89,7 +99,10 @@ impl LogState {
                 epoch: Epoch::new(raw.checkpoint_epoch.get()),
             },
             oldest: Lsn::new(raw.oldest_lsn.get()),
-            promised: Epoch::new(raw.promised_epoch.get()),
+            promised: Promise {
+                epoch: Epoch::new(raw.promised_epoch.get()),
+                claim: Claim(raw.promised_claim),
+            },
             followed: Epoch::new(raw.followed_epoch.get()),
             mid_sync: raw.flags.get() & STATE_MID_SYNC != 0,
             image_len: raw.image_len.get(),
@@ -102,7 +115,7 @@ impl LogState {
     /// Whether a log can be in it. What cannot be is not believed when it is read, so it must not be written.
     pub(super) fn is_plausible(&self) -> bool {
         let positions = [self.checkpoint.lsn, self.oldest, Lsn::new(self.image_len)];
-        let epochs = [self.promised, self.followed, self.history.epoch(), self.checkpoint.epoch];
+        let epochs = [self.promised.epoch, self.followed, self.history.epoch(), self.checkpoint.epoch];
         positions.iter().all(|position| position.is_believable())
             && epochs.iter().all(|epoch| epoch.get() < u32::MAX)
             && self.oldest <= self.checkpoint.lsn
@@ -136,7 +149,7 @@ mod tests {
             dataset_id: [5; 16],
             checkpoint: Position { lsn: Lsn::new(lsn), crc: 77, epoch: Epoch::new(7) },
             oldest: Lsn::new(8),
-            promised: Epoch::new(9),
+            promised: Promise { epoch: Epoch::new(9), claim: Claim([4; 8]) },
             followed: Epoch::new(6),
             mid_sync: true,
             image_len: 1 << 20,
@@ -149,6 +162,29 @@ mod tests {
     fn a_state_comes_back_as_it_was() {
         let raw = state(800).to_raw(12);
         assert_eq!(LogState::from_bytes(as_bytes(&raw)), Some((12, state(800))));
+    }
+
+    #[test]
+    fn a_promotion_is_promised_the_same_number_again_and_everybody_else_a_higher_one() {
+        let (mine, theirs) = (Claim([1; Claim::LEN]), Claim([2; Claim::LEN]));
+        let to = |epoch: Epoch, claim| Promise { epoch, claim };
+        let mut state = state(800);
+        let first = state.next_promise(to(Epoch::ZERO, mine));
+        assert_eq!(first, to(Epoch::new(9).next_promotion(), mine));
+        state.promised = first;
+        let later = first.epoch.next_promotion();
+        assert_eq!(state.next_promise(to(Epoch::ZERO, mine)), first);
+        assert_eq!(state.next_promise(to(later, mine)), to(later, mine));
+        assert_eq!(state.next_promise(to(Epoch::ZERO, theirs)), to(later, theirs));
+        assert_eq!(
+            state.next_promise(to(later.next_promotion(), theirs)),
+            to(later.next_promotion(), theirs)
+        );
+        // It has led: the promotion is over.
+        let mut history = EpochHistory::default();
+        history.push(Reign { epoch: first.epoch, replid: Replid([1; 20]), start: Lsn::new(40) });
+        state.history = Arc::new(history);
+        assert_eq!(state.next_promise(to(Epoch::ZERO, mine)), to(later, mine));
     }
 
     #[test]

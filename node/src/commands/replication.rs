@@ -1,14 +1,18 @@
 //! ROLE, REPLICAOF, WAIT, WAITAOF, and the two commands by which a follower turns a connection into its own.
 
-use farkeep_core::lsn::Lsn;
+use farkeep_core::log::{Claim, Promise};
+use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_proto::number::parse_i64;
 use farkeep_proto::resp::Encoder;
 use prost::Message as _;
 
 use super::{Call, Flow};
-use crate::engine::Order;
+use crate::engine::{Order, new_claim};
 use crate::replication::{ControlPeer, LeaderAddress};
 use crate::worker::connection::{Blocked, Queued, WaitFor};
+
+const NO_PROMOTION: &str =
+    "ERR a promotion is named by its epoch, a number, and its claim, 16 hexadecimal digits";
 
 /// How far a position has spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,7 @@ pub fn replicaof(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         return Flow::Continue;
     }
     if argv[1].eq_ignore_ascii_case(b"no") && argv[2].eq_ignore_ascii_case(b"one") {
-        match call.engine.promote(call.node) {
+        match call.engine.promote(call.node, Claim::NONE) {
             Ok(()) => call.reply().simple("OK"),
             Err(error) => call.error(&format!("ERR promotion failed: {error:#}")),
         }
@@ -153,14 +157,26 @@ fn failover_request(call: &Call<'_>, argv: &[&[u8]]) -> Result<Option<Order>, &'
     Ok(Some(Order { target, force, deadline_ms }))
 }
 
-/// FARKEEP.MUSTER host port: a peer is about to be promoted; what this node holds, as [`farkeep_proto::control::Holdings`].
+/// What a promotion asks for: at least this epoch, for whoever has this claim to it.
+fn wanted(epoch: &[u8], claim: &[u8]) -> Option<Promise> {
+    let epoch = parse_i64(epoch).and_then(|epoch| u32::try_from(epoch).ok()).map(Epoch::new)?;
+    let claim = Claim::parse(std::str::from_utf8(claim).ok()?)?;
+    Some(Promise { epoch, claim })
+}
+
+/// FARKEEP.MUSTER host port epoch claim: a peer is about to be promoted; what this node holds, as
+/// [`farkeep_proto::control::Holdings`].
 pub fn muster(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     let port = parse_i64(argv[2]).and_then(|port| u16::try_from(port).ok());
     let (Ok(host), Some(port)) = (std::str::from_utf8(argv[1]), port) else {
         call.error("ERR Invalid address");
         return Flow::Continue;
     };
-    match call.engine.come_to(call.node, LeaderAddress { host: host.to_owned(), port }) {
+    let Some(wanted) = wanted(argv[3], argv[4]) else {
+        call.error(NO_PROMOTION);
+        return Flow::Continue;
+    };
+    match call.engine.come_to(call.node, LeaderAddress { host: host.to_owned(), port }, wanted) {
         Ok(holdings) => call.reply().bulk(&holdings.encode_to_vec()),
         Err(error) => call.error(&format!("ERR cannot come: {error:#}")),
     }
@@ -195,16 +211,44 @@ pub fn records(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
     Flow::Continue
 }
 
-/// FARKEEP.FENCE: epoch and end of the log of a follower that its leader gets nothing out of any more.
-pub fn fence(call: &mut Call<'_>, _argv: &[&[u8]]) -> Flow {
-    match call.engine.fence(call.node) {
-        Ok((epoch, durable)) => {
+/// FARKEEP.FENCE [epoch claim]: epoch and end of the log of a follower that its leader gets nothing out of any more, and the epoch that it has
+/// promised. For a promotion that is asked for by nobody else, if none is named.
+pub fn fence(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    let wanted = match argv {
+        [_] => Some(Promise { epoch: Epoch::ZERO, claim: new_claim() }),
+        [_, epoch, claim] => wanted(epoch, claim),
+        _ => None,
+    };
+    let Some(wanted) = wanted else {
+        call.error(NO_PROMOTION);
+        return Flow::Continue;
+    };
+    match call.engine.fence(call.node, wanted) {
+        Ok((promise, (epoch, end))) => {
             let mut reply = call.reply();
-            reply.array(2);
+            reply.array(3);
             reply.int(i64::from(epoch.get()));
-            reply.int(durable.get() as i64);
+            reply.int(end.get() as i64);
+            reply.int(i64::from(promise.epoch.get()));
         }
         Err(error) => call.error(&format!("ERR cannot fence: {error:#}")),
+    }
+    Flow::Continue
+}
+
+/// FARKEEP.PROMOTE claim: REPLICAOF NO ONE, by the promotion for which this node and others have been fenced.
+pub fn promote(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
+    let Some(claim) = std::str::from_utf8(argv[1]).ok().and_then(Claim::parse) else {
+        call.error(NO_PROMOTION);
+        return Flow::Continue;
+    };
+    if call.engine.fails_over() {
+        call.error("ERR FARKEEP.PROMOTE not allowed while failing over.");
+        return Flow::Continue;
+    }
+    match call.engine.promote(call.node, claim) {
+        Ok(()) => call.reply().simple("OK"),
+        Err(error) => call.error(&format!("ERR promotion failed: {error:#}")),
     }
     Flow::Continue
 }

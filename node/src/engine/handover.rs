@@ -26,6 +26,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::heap::RedoSink;
+use farkeep_core::log::{Claim, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_leader::{FollowerEntry, FollowerId, FollowerState};
@@ -388,7 +389,7 @@ impl Engine {
                 bail!("the leader's place was granted too late, or this node is not fit for it");
             }
         }
-        self.promote(node)?;
+        self.promote(node, Claim::NONE)?;
         rewrite_config(node);
         Ok(())
     }
@@ -474,15 +475,16 @@ impl Engine {
     }
 
     /// FARKEEP.FENCE: the leader gets no further acknowledgement out of this follower (I11), which follows nobody until it is told
-    /// whom to follow, or restarted. Returns how far its log is ([`Engine::position`]), which is final.
+    /// whom to follow, or restarted. It promises to a promotion that wants at least this epoch; how far its log is
+    /// ([`Engine::position`]) is final. Returns the promise, and that.
     ///
     /// # Errors
     /// When this node does not follow, or the window could not be taken away from the leader.
-    pub fn fence(&mut self, node: &Node) -> Result<(Epoch, Lsn)> {
-        let state = self.pool.log().state();
+    pub fn fence(&mut self, node: &Node, wanted: Promise) -> Result<(Promise, (Epoch, Lsn))> {
         ensure!(node.followership().is_some(), "this node does not follow");
-        recover::promise(self.pool.log(), state.history.epoch().next_promotion().max(state.promised))?;
-        self.leave_leader(node)
+        let promise = self.pool.log().state().next_promise(wanted);
+        recover::promise(self.pool.log(), promise)?;
+        Ok((promise, self.leave_leader(node)?))
     }
 
     /// Closes the window to the leader for as long as nobody says whom to follow, or this node restarts. What is returned is final

@@ -7,7 +7,7 @@
 //!
 //! So a follower that is promoted inside a transaction, as only Sentinel does it, and whose leader has not handed over, first
 //! *musters* its peers, whom the leader has named to it. Each of them leaves the leader for good (it promises, durably, to a later epoch
-//! and closes its window), says how far its log goes, and follows this node from then on. With `n` followers and `sync-followers k`,
+//! and to this promotion, and closes its window), says how far its log goes, and follows this node from then on. With `n` followers and `sync-followers k`,
 //! any `n - k + 1` of them include one that holds whatever was acknowledged, and leave the leader fewer than `k`: so `n - k` answers are waited
 //! for. If one of the peers' logs ends later (first the epoch of its last record counts, then its end), this node
 //! fetches what it lacks. Only then does its reign begin. As a side effect the peers are there at once, and need not wait until a
@@ -31,15 +31,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use farkeep_core::log::Promise;
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_fabric::window::Window as _;
 use farkeep_fabric::{LogWindow, history};
 use farkeep_proto::control::{Holdings, PeerAddress};
+use farkeep_proto::resp::client::Reply;
 use prost::Message as _;
 
 use super::handover::rewrite_config;
-use super::{Engine, Succession};
+use super::{Engine, Succession, new_claim};
 use crate::cli::client::Client;
 use crate::config::{Config, OnFollowerLoss};
 use crate::events::Level;
@@ -79,6 +81,16 @@ type Answer = (PeerAddress, Result<Come, String>);
 impl Come {
     fn rank(&self) -> (u32, u64) {
         (self.holdings.log_epoch, self.holdings.log_end_lsn)
+    }
+
+    /// It had promised a number that turned out to be too low.
+    fn promise(&mut self, plan: &Plan, promise: Promise) -> Result<()> {
+        self.holdings = have_come(&mut self.client, plan, promise)?;
+        ensure!(
+            self.holdings.promised_epoch == promise.epoch.get(),
+            "a peer has promised to somebody else meanwhile"
+        );
+        Ok(())
     }
 }
 
@@ -135,7 +147,7 @@ impl Engine {
     ///
     /// # Errors
     /// When it does not follow, or cannot be taken away from its leader.
-    pub fn come_to(&mut self, node: &Node, successor: LeaderAddress) -> Result<Holdings> {
+    pub fn come_to(&mut self, node: &Node, successor: LeaderAddress, wanted: Promise) -> Result<Holdings> {
         ensure!(!self.is_leader(), "this node leads");
         let musters = self.mustering.as_ref().is_some_and(|muster| muster.failed.is_none());
         ensure!(!musters, "this node is about to be promoted itself");
@@ -144,7 +156,7 @@ impl Engine {
             .followership()
             .as_ref()
             .map(|follows| follows.coming.as_ref().map_or(&follows.leader, |coming| &coming.from).clone());
-        let (epoch, end) = self.fence(node)?;
+        let (promise, (epoch, end)) = self.fence(node, wanted)?;
         let durable = node.followership().as_ref().map(|follows| follows.machine.progress().durable);
         self.comings += 1;
         let log = self.pool.log();
@@ -154,7 +166,7 @@ impl Engine {
             log_end_lsn: end.get(),
             durable_lsn: durable.context("this node does not follow any more")?.get(),
             oldest_lsn: log.oldest().get(),
-            promised_epoch: state.promised.get(),
+            promised_epoch: promise.epoch.get(),
             history: history::to_message(&state.history),
             dataset_id: state.dataset_id.to_vec(),
             coming: self.comings,
@@ -328,8 +340,20 @@ fn promote(
     answer: Sender<Answer>,
     answers: &Receiver<Answer>,
 ) -> Result<()> {
-    let mine = node.engine.lock().leave_leader(node)?;
-    *come = call(plan, answer, answers)?;
+    let (mut promise, mine) = {
+        let mut engine = node.engine.lock();
+        let claim = *engine.claim.get_or_insert_with(new_claim);
+        // Promised when all have come: if they do not, its leader need not begin a reign anew for this node's sake.
+        let promise = engine.pool.log().state().next_promise(Promise { epoch: Epoch::ZERO, claim });
+        (promise, engine.leave_leader(node)?)
+    };
+    *come = call(plan, promise, answer, answers)?;
+    // All must have promised the same number.
+    let highest = come.iter().map(|peer| Epoch::new(peer.holdings.promised_epoch)).max();
+    promise.epoch = promise.epoch.max(highest.unwrap_or_default());
+    for peer in come.iter_mut().filter(|peer| peer.holdings.promised_epoch < promise.epoch.get()) {
+        peer.promise(plan, promise)?;
+    }
     let best = come.iter_mut().max_by_key(|peer| peer.rank());
     if let Some(best) = best
         && best.rank() > (mine.0.get(), mine.1.get())
@@ -340,23 +364,26 @@ fn promote(
         node.engine.lock().take_records(node, &theirs, from, &bytes)?;
         tracing::info!(from = %from, to = theirs.durable_lsn, "took over from a peer what this node lacked");
     }
-    let promised = come.iter().map(|peer| peer.holdings.promised_epoch).max().unwrap_or(0);
     let mut engine = node.engine.lock();
     ensure!(is_fenced(node), "told otherwise meanwhile");
-    if Epoch::new(promised) > engine.pool.log().state().promised {
-        recover::promise(engine.pool.log(), Epoch::new(promised))?;
-    }
-    engine.promote(node)?;
+    recover::promise(engine.pool.log(), promise)?;
+    engine.promote(node, promise.claim)?;
+    engine.claim = None;
     rewrite_config(node);
     Ok(())
 }
 
 /// Has the peers come. Returns those that did, if they are enough; if not, they are dismissed.
-fn call(plan: &Plan, answer: Sender<Answer>, answers: &Receiver<Answer>) -> Result<Vec<Come>> {
+fn call(
+    plan: &Plan,
+    promise: Promise,
+    answer: Sender<Answer>,
+    answers: &Receiver<Answer>,
+) -> Result<Vec<Come>> {
     for peer in &plan.others {
         let (peer, answer, plan) = (peer.clone(), Sender::clone(&answer), plan.clone());
         std::thread::Builder::new().name("muster-peer".to_owned()).spawn(move || {
-            let said = ask(&peer, &plan.myself, &plan.config).map_err(|error| format!("{error:#}"));
+            let said = ask(&peer, &plan, promise).map_err(|error| format!("{error:#}"));
             // Who listens does so until all have answered.
             drop(answer.send((peer, said)));
         })?;
@@ -398,7 +425,8 @@ fn gather(answers: &Receiver<Answer>, asked: &[PeerAddress]) -> (Vec<Come>, Vec<
     (come, missing)
 }
 
-fn ask(peer: &PeerAddress, myself: &PeerAddress, config: &Config) -> Result<Come> {
+fn ask(peer: &PeerAddress, plan: &Plan, promise: Promise) -> Result<Come> {
+    let config = &plan.config;
     let port = u16::try_from(peer.port).context("no port")?;
     let mut client = Client::connect(&peer.host, port, PATIENCE)?;
     match (&config.masterauth, &config.masteruser) {
@@ -408,11 +436,20 @@ fn ask(peer: &PeerAddress, myself: &PeerAddress, config: &Config) -> Result<Come
     }
     // A peer that stands still answers when it goes on. Nobody waits for it by then, but it has come, and has to be sent back.
     client.set_patience(LATE_LIMIT)?;
-    let reply = client.must(&["FARKEEP.MUSTER", &myself.host, &myself.port.to_string()])?;
+    let holdings = have_come(&mut client, plan, promise)?;
     client.set_patience(PATIENCE)?;
-    let farkeep_proto::resp::client::Reply::Bulk(bytes) = reply else { bail!("an answer of another kind") };
-    let holdings = Holdings::decode(&bytes[..])?;
     Ok(Come { client, holdings })
+}
+
+/// Has a peer come, or promise more than when it came first.
+fn have_come(client: &mut Client, plan: &Plan, promise: Promise) -> Result<Holdings> {
+    let (port, epoch) = (plan.myself.port.to_string(), promise.epoch.get().to_string());
+    let claim = promise.claim.to_string();
+    let Reply::Bulk(bytes) = client.must(&["FARKEEP.MUSTER", &plan.myself.host, &port, &epoch, &claim])?
+    else {
+        bail!("an answer of another kind")
+    };
+    Ok(Holdings::decode(&bytes[..])?)
 }
 
 /// The bytes of a peer's log.
@@ -423,9 +460,7 @@ fn fetch(client: &mut Client, from: Lsn, to: Lsn) -> Result<Vec<u8>> {
         let until = to.min(at + RECORDS_LEN_MAX);
         let reply = client.must(&["FARKEEP.RECORDS", &at.get().to_string(), &until.get().to_string()])?;
         match reply {
-            farkeep_proto::resp::client::Reply::Bulk(part)
-                if part.len() as u64 == until.distance_from(at) =>
-            {
+            Reply::Bulk(part) if part.len() as u64 == until.distance_from(at) => {
                 bytes.extend_from_slice(&part);
             }
             _ => return Err(anyhow!(io::Error::other("a peer sends something else than its log"))),

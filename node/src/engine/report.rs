@@ -165,7 +165,7 @@ impl Engine {
                 .iter()
                 .map(|reign| (reign.epoch.to_string(), reign.replid.to_string(), reign.start.get()))
                 .collect(),
-            promised_epoch: state.promised.to_string(),
+            promised_epoch: state.promised.epoch.to_string(),
             resumes_refused: self.counters.resumes_refused,
             transactions: self.counters.transactions,
             image_used_peak_bytes: self.counters.used_peak_bytes,

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::heap::{Heap, View};
 use farkeep_core::inspect;
-use farkeep_core::log::{Appender, Geometry, Position, Replid};
+use farkeep_core::log::{Appender, Claim, Geometry, Position, Promise, Replid};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::{Pool, PoolOptions};
 use farkeep_core::recover::{self, LeaderOptions, SyncStart};
@@ -189,6 +189,11 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// For a promotion that nobody has begun yet.
+pub fn new_claim() -> Claim {
+    Claim(random())
+}
+
 impl Engine {
     /// Opens the pool in the role of the configuration.
     ///
@@ -209,13 +214,14 @@ impl Engine {
             handing_over: None,
             mustering: None,
             comings: 0,
+            claim: None,
             moved: None,
             recounting: false,
             walked: super::Walks::default(),
             counters: Counters::default(),
         };
         let opened = match &config.replicaof {
-            None => engine.open_as_leader(config, Epoch::ZERO, false)?,
+            None => engine.open_as_leader(config, Promise::default(), false)?,
             Some(leader) => engine.open_as_follower(config, leader.clone())?,
         };
         Ok((engine, opened))
@@ -226,9 +232,9 @@ impl Engine {
         format!("the pool {}", self.pool.path().display())
     }
 
-    fn open_as_leader(&mut self, config: &Config, epoch_min: Epoch, promoted: bool) -> Result<Opened> {
+    fn open_as_leader(&mut self, config: &Config, promise: Promise, promoted: bool) -> Result<Opened> {
         let options =
-            LeaderOptions { epoch_min, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
+            LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
         let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
             recover::open_leader(&self.pool, &options).with_context(|| self.of_pool())?;
         let log = Arc::clone(self.pool.log());
@@ -365,10 +371,15 @@ impl Engine {
 
     /// REPLICAOF NO ONE: leaves the leader for good, then begins a reign. Nothing happens on a leader.
     ///
+    /// `claim`: the promotion to which this node and others have promised, who were fenced for it. It then has the number that they
+    /// have promised, and no other. [`Claim::NONE`]: nobody was asked.
+    ///
     /// # Errors
-    /// When this node cannot lead; it then goes on following.
-    pub fn promote(&mut self, node: &Node) -> Result<()> {
+    /// When this node cannot lead, or has promised to somebody else's promotion meanwhile; it then goes on following.
+    pub fn promote(&mut self, node: &Node, claim: Claim) -> Result<()> {
         if self.is_leader() {
+            let promised = self.pool.log().state().promised.claim;
+            ensure!([Claim::NONE, promised].contains(&claim), "this node leads by another promotion");
             return Ok(());
         }
         let config = node.config();
@@ -386,20 +397,13 @@ impl Engine {
         // The old leader gets no further acknowledgement out of this node: the promise is durable, then the window is
         // closed by the link thread, which finds that there is nobody to follow any more. Acknowledgements are sent
         // under the followership, so from the moment it is gone there are none.
-        let (epoch, former) = {
+        let (promise, former) = {
             let mut replayer = node.replayer.lock();
             let mut guard = node.followership();
-            let epoch = self
-                .pool
-                .log()
-                .state()
-                .history
-                .epoch()
-                .max(self.pool.log().state().promised)
-                .next_promotion();
-            recover::promise(self.pool.log(), epoch)?;
+            let promise = self.promise_for(claim)?;
+            recover::promise(self.pool.log(), promise)?;
             *replayer = None;
-            (epoch, guard.take())
+            (promise, guard.take())
         };
         let handed_over = former
             .as_ref()
@@ -417,13 +421,14 @@ impl Engine {
         }
         self.drop_role();
         self.begin_reign();
-        let opened = match self.open_as_leader(&config, epoch, true) {
+        let opened = match self.open_as_leader(&config, promise, true) {
             Ok(opened) => opened,
             Err(error) => {
                 self.go_on_following(node, former);
                 return Err(error);
             }
         };
+        let epoch = self.pool.log().history().epoch();
         node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
@@ -438,6 +443,21 @@ impl Engine {
         node.events.note_timed(Level::Info, "phase", format!("promoted in epoch {epoch}"), Some(took_ms));
         tracing::info!(%epoch, committed = %self.committed, took_ms, "promoted to leader");
         Ok(())
+    }
+
+    /// What this node promises to its own promotion.
+    fn promise_for(&self, claim: Claim) -> Result<Promise> {
+        let state = self.pool.log().state();
+        if claim == Claim::NONE {
+            return Ok(state.next_promise(Promise { epoch: Epoch::ZERO, claim: new_claim() }));
+        }
+        let stands = state.promised.claim == claim && state.promised.epoch > state.history.epoch();
+        ensure!(
+            stands,
+            "this node has promised to another promotion meanwhile, of epoch {}",
+            state.promised.epoch
+        );
+        Ok(state.promised)
     }
 
     /// The pool cannot be led: this node is again the follower that it was. If that is impossible as well it serves nobody, and stops rather
@@ -580,8 +600,9 @@ impl Engine {
         let config = node.config();
         *node.replayer.lock() = None;
         self.drop_role();
+        let promise = Promise { epoch: above.next(), claim: Claim::NONE };
         // Uncommitted transactions are durable in the log and come back into the new working view.
-        let opened = self.open_as_leader(&config, above.next(), false).inspect_err(|_| node.stop())?;
+        let opened = self.open_as_leader(&config, promise, false).inspect_err(|_| node.stop())?;
         node.install(opened);
         Ok(())
     }

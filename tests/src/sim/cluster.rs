@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use farkeep_core::log::{Claim, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
 use farkeep_fabric::tcp::{self, Agent};
@@ -126,6 +127,8 @@ pub struct Cluster {
     arrivals: Vec<Arrival>,
     /// Whom the operator believes to be the leader.
     leader: usize,
+    /// How many failovers it has begun: what tells its promotions apart.
+    failovers: u64,
     /// Pairs of nodes that cannot reach each other until then.
     partitions: Vec<(usize, usize, u64)>,
     /// Until when a node that is down stays down, whatever the operator does: longer than the ring may reach back.
@@ -150,6 +153,7 @@ impl Cluster {
             nodes,
             arrivals: Vec::new(),
             leader: 0,
+            failovers: 0,
             partitions: Vec::new(),
             absent: vec![0; count],
             report: Report::default(),
@@ -158,7 +162,7 @@ impl Cluster {
             rng: rng.clone(),
             oracle: Oracle::default(),
         };
-        cluster.nodes[0].lead(Epoch::ZERO, Lsn::ZERO, &mut rng, &mut oracle);
+        cluster.nodes[0].lead(Promise::default(), Lsn::ZERO, &mut rng, &mut oracle);
         for node in &mut cluster.nodes[1..] {
             node.follow(0, 0, &mut rng, &mut oracle);
         }
@@ -508,8 +512,8 @@ impl Cluster {
                     following.inbox.clear();
                 }
                 Action::CloseWindow => close(following.channel.take()),
-                Action::Promise(epoch) => {
-                    recover::promise(self.nodes[index].pool().log(), epoch).expect("promises rise");
+                Action::Promise(promise) => {
+                    recover::promise(self.nodes[index].pool().log(), promise).expect("promises rise");
                 }
                 Action::Adopt { dataset_id, ring_len, segment_len } => {
                     self.nodes[index].adopt(dataset_id, ring_len, segment_len);

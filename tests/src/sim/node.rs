@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use farkeep_core::heap::{CommitError, View};
-use farkeep_core::log::{EpochHistory, Geometry, Position, Replid, Tail};
+use farkeep_core::log::{EpochHistory, Geometry, Position, Promise, Replid, Tail};
 use farkeep_core::lsn::{Epoch, Lsn, Watermarks};
 use farkeep_core::pmem::crash::CrashDouble;
 use farkeep_core::pmem::domain::{Domain, Durability};
@@ -211,7 +211,7 @@ impl Node {
                 following.target,
                 following.machine.progress(),
                 following.machine.standing(),
-                following.machine.promised()
+                following.machine.promised().epoch
             ),
         }
     }
@@ -253,7 +253,7 @@ impl Node {
     }
 
     /// Starts as a leader: a new reign, of at least this epoch.
-    pub fn lead(&mut self, epoch_min: Epoch, known_committed: Lsn, rng: &mut Rng, oracle: &mut Oracle) {
+    pub fn lead(&mut self, promise: Promise, known_committed: Lsn, rng: &mut Rng, oracle: &mut Oracle) {
         if self.pool.is_none() {
             self.open_pool();
         }
@@ -264,7 +264,7 @@ impl Node {
         let end = recover::survey(self.pool().log()).end;
         // The operator knows what it does.
         let options =
-            LeaderOptions { epoch_min, promoted: true, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
+            LeaderOptions { promise, promoted: true, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
         let opened = recover::open_leader(self.pool(), &options).expect("a log survives any crash");
         let end = if end.lsn == Lsn::ZERO { self.pool().log().state().checkpoint } else { end };
         // Known even if the power has failed meanwhile: the reign's first record may survive all the same.
@@ -641,7 +641,7 @@ impl Node {
                     durable: progress.durable,
                     appended: progress.durable,
                 };
-                (&opened.replayer, watermarks, following.machine.promised())
+                (&opened.replayer, watermarks, following.machine.promised().epoch)
             }
         };
         oracle.stands(self.index, epoch, watermarks);

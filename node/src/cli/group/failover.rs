@@ -24,8 +24,9 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
+use farkeep_core::log::Claim;
 use farkeep_proto::resp::client::Reply;
 
 use super::discover::{Address, Group, Login, Node};
@@ -33,6 +34,7 @@ use super::show::refuses_writes;
 use super::{GroupArguments, WOULD_LOSE};
 use crate::cli::client::Client;
 use crate::commands::info::human;
+use crate::engine::new_claim;
 use turn::{Turn, look};
 
 /// Between two looks at whether it is done.
@@ -68,8 +70,14 @@ pub struct FailoverArguments {
 pub fn failover(arguments: &FailoverArguments) -> Result<ExitCode> {
     let started = Instant::now();
     let group = arguments.group.discover()?;
-    let run =
-        Run { arguments, login: arguments.group.login(), started, asked: Cell::default(), group: &group };
+    let run = Run {
+        arguments,
+        login: arguments.group.login(),
+        started,
+        asked: Cell::default(),
+        group: &group,
+        claim: new_claim(),
+    };
     match group.leaders().as_slice() {
         [] => run.unplanned(),
         [leader] => run.planned(leader),
@@ -88,6 +96,8 @@ struct Run<'a> {
     /// How long somebody at the terminal took to answer.
     asked: Cell<Duration>,
     group: &'a Group,
+    /// What this run's promotion is told by.
+    claim: Claim,
 }
 
 /// Where a follower's log ends.
@@ -98,6 +108,8 @@ struct Fenced<'a> {
     node: &'a Node,
     client: Client,
     position: Position,
+    /// The number that it has promised to this run's promotion.
+    promised: u64,
 }
 
 impl Run<'_> {
@@ -314,14 +326,9 @@ impl Run<'_> {
             let fence = || -> Result<Fenced<'n>> {
                 let mut client = self.login.connect(&node.address)?;
                 client.set_patience(PROMOTE_LIMIT)?;
-                let position = match client.must(&["FARKEEP.FENCE"])? {
-                    Reply::Array(items) => match items.as_slice() {
-                        [Reply::Int(epoch), Reply::Int(durable)] => (*epoch as u64, *durable as u64),
-                        _ => bail!("FARKEEP.FENCE was answered with something else"),
-                    },
-                    _ => bail!("FARKEEP.FENCE was answered with something else"),
-                };
-                Ok(Fenced { node, client, position })
+                let mut fenced = Fenced { node, client, position: (0, 0), promised: 0 };
+                fenced.promise(0, self.claim)?;
+                Ok(fenced)
             };
             match fence() {
                 Ok(follower) => fenced.push(follower),
@@ -334,6 +341,21 @@ impl Run<'_> {
                 }
             }
         }
+        // All must have promised the same number.
+        let highest = fenced.iter().map(|follower| follower.promised).max().unwrap_or(0);
+        fenced.retain_mut(|follower| {
+            let raised = match follower.promised < highest {
+                true => follower.promise(highest, self.claim),
+                false => Ok(()),
+            };
+            let raised =
+                raised.and_then(|()| Ok(ensure!(follower.promised == highest, "somebody else fences it")));
+            raised
+                .inspect_err(|error| {
+                    eprintln!("farkeep: {} cannot be fenced: {error:#}", follower.node.announced())
+                })
+                .is_ok()
+        });
         fenced
     }
 
@@ -380,7 +402,7 @@ impl Run<'_> {
             release(fenced);
             return Ok(None);
         }
-        if let Err(error) = leader.client.must(&["REPLICAOF", "NO", "ONE"]) {
+        if let Err(error) = leader.client.must(&["FARKEEP.PROMOTE", &self.claim.to_string()]) {
             fenced.push(leader);
             release(fenced);
             return Err(error
@@ -432,6 +454,20 @@ impl Run<'_> {
 }
 
 impl Fenced<'_> {
+    /// Has it promise to the promotion of this claim, at least this number.
+    fn promise(&mut self, at_least: u64, claim: Claim) -> Result<()> {
+        let Reply::Array(items) =
+            self.client.must(&["FARKEEP.FENCE", &at_least.to_string(), &claim.to_string()])?
+        else {
+            bail!("FARKEEP.FENCE was answered with something else")
+        };
+        let [Reply::Int(epoch), Reply::Int(end), Reply::Int(promised)] = items.as_slice() else {
+            bail!("FARKEEP.FENCE was answered with something else")
+        };
+        (self.position, self.promised) = ((*epoch as u64, *end as u64), *promised as u64);
+        Ok(())
+    }
+
     /// Whether it is as this run has left it. Who does not answer is not.
     fn is_still_fenced(&mut self) -> bool {
         look(self.node, &mut self.client).is_ok_and(|now| now.is_still_fenced(self.node))

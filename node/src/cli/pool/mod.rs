@@ -127,7 +127,7 @@ fn describe(pool: &Pool) -> Report {
     }
 
     report.section("epochs", "Epochs");
-    let (epoch, promised) = (state.history.epoch(), state.promised);
+    let (epoch, promised) = (state.history.epoch(), state.promised.epoch);
     report.remarked("epoch", "epoch", epoch.get(), epoch.to_string());
     report.remarked("promised_epoch", "promised epoch", promised.get(), promised.to_string());
     report.remarked("followed_epoch", "followed epoch", state.followed.get(), state.followed.to_string());

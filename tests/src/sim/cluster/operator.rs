@@ -127,7 +127,7 @@ impl Cluster {
         if index == self.leader {
             self.say(|| format!("node {index} restarts and leads"));
             self.report.reigns += 1;
-            self.nodes[index].lead(Epoch::ZERO, Lsn::ZERO, &mut self.rng, &mut self.oracle);
+            self.nodes[index].lead(Promise::default(), Lsn::ZERO, &mut self.rng, &mut self.oracle);
         } else {
             self.say(|| format!("node {index} restarts and follows {}", self.leader));
             self.nodes[index].follow(self.leader, self.now_ms, &mut self.rng, &mut self.oracle);
@@ -155,9 +155,11 @@ impl Cluster {
         };
         let epoch =
             candidates.iter().map(|&index| next(&self.nodes[index])).max().expect("there are candidates");
+        self.failovers += 1;
+        let claim = Claim(self.failovers.to_be_bytes());
         for &index in &candidates {
             let Role::Following(following) = &mut self.nodes[index].role else { unreachable!("as filtered") };
-            let actions = following.machine.fence(epoch).expect("above all promises");
+            let actions = following.machine.fence(epoch, claim).expect("above all promises");
             self.carry_out(index, actions);
             if !self.nodes[index].is_up() {
                 return self.follow_again(&candidates);
@@ -182,7 +184,7 @@ impl Cluster {
         self.nodes[best].role = Role::Down;
         self.leader = best;
         self.report.reigns += 1;
-        self.nodes[best].lead(promotion.epoch_min, promotion.committed, &mut self.rng, &mut self.oracle);
+        self.nodes[best].lead(promotion.promise, promotion.committed, &mut self.rng, &mut self.oracle);
         self.crash_if_dark(best);
         self.follow_again(&candidates);
     }
@@ -193,19 +195,26 @@ impl Cluster {
     fn outbid(&mut self) {
         let leader = self.leader;
         let Role::Leading(leading) = &self.nodes[leader].role else { return };
-        let (epoch, known) = (leading.machine.epoch(), leading.machine.committed());
+        let known = leading.machine.committed();
+        let history = self.nodes[leader].pool().log().history();
+        let reign = history.current().map(Promise::to).expect("it reigns");
         let promised = |node: &Node| match &node.role {
             Role::Following(following) => match following.machine.standing().last_error {
-                Some(JoinError::StaleLeader { .. } | JoinError::TwinReign(_)) => following.machine.promised(),
-                Some(JoinError::Refused(text)) if text.contains("superseded") => following.machine.promised(),
-                _ => Epoch::ZERO,
+                Some(JoinError::StaleLeader { .. } | JoinError::TwinReign(_)) => {
+                    Some(following.machine.promised())
+                }
+                Some(JoinError::Refused(text)) if text.contains("superseded") => {
+                    Some(following.machine.promised())
+                }
+                _ => None,
             },
-            _ => Epoch::ZERO,
+            _ => None,
         };
-        let highest = self.nodes.iter().map(promised).max().expect("there are nodes");
-        if highest >= epoch {
-            self.say(|| format!("the operator has node {leader} begin a reign above epoch {highest}"));
-            self.renew(leader, highest, known);
+        let refused = self.nodes.iter().filter_map(promised).filter(|promised| !promised.admits(reign));
+        if let Some(highest) = refused.map(|promised| promised.epoch).max() {
+            let above = highest.next_promotion();
+            self.say(|| format!("the operator has node {leader} begin a reign above epoch {above}"));
+            self.renew(leader, above, known);
         }
     }
 
@@ -214,7 +223,8 @@ impl Cluster {
         self.nodes[leader].role = Role::Down;
         self.oracle.forget(leader);
         self.report.reigns += 1;
-        self.nodes[leader].lead(above.next(), known, &mut self.rng, &mut self.oracle);
+        let promise = Promise { epoch: above.next(), claim: Claim::NONE };
+        self.nodes[leader].lead(promise, known, &mut self.rng, &mut self.oracle);
         self.crash_if_dark(leader);
     }
 

@@ -47,7 +47,7 @@ fn a_release_takes_nobody_away_from_whom_somebody_else_has_told_it_to_follow() {
         let (address, told) = pretended(now.clone());
         let client = Client::connect(&address.host, address.port, PROMOTE_LIMIT).unwrap();
         let node = Node { address, known_as: None, info: Fields::new(follower_of(1, 0)) };
-        release(vec![Fenced { node: &node, client, position: (0, 0) }]);
+        release(vec![Fenced { node: &node, client, position: (0, 0), promised: 0 }]);
         assert_eq!(told.join().unwrap(), expected, "{now}");
     }
 }
