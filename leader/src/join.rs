@@ -104,8 +104,7 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     }
     let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
     let lacks = lacks_what_may_be_committed(ours, last, common, applied);
-    let leads_by_itself = ours.followed > Epoch::ZERO;
-    if is_foreign && !(leads_by_itself && lacks.is_some()) {
+    if is_foreign && (ours.followed == Epoch::ZERO || lacks.is_none()) {
         let followed = promised.epoch.max(Epoch::new(last.map_or(0, |reign| reign.epoch)));
         return refuse(
             RefuseReason::StaleLeader,

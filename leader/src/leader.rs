@@ -83,6 +83,9 @@ pub struct Start {
     pub history: Vec<Reign>,
     /// The last reign that this node has followed and has not been promoted above since.
     pub followed: Epoch,
+    /// How many followers have to hold this reign's first record before it counts, if those are more than `sync-followers`: see
+    /// [`Leader::wanted`].
+    pub quorum: usize,
     /// What recovery knows to be committed.
     pub committed: Lsn,
     /// The end of this reign's `EPOCH_START` record, which is also the end of the log.
@@ -285,6 +288,8 @@ pub struct Leader {
     past: EpochHistory,
     followed: Epoch,
     epoch: Epoch,
+    quorum: usize,
+    established: Lsn,
     commit: CommitPoint,
     appended: Lsn,
     durable: Lsn,
@@ -315,6 +320,8 @@ impl Leader {
             past,
             followed: start.followed,
             epoch,
+            quorum: start.quorum,
+            established: start.established,
             commit,
             appended: start.established,
             durable: start.durable,
@@ -444,11 +451,25 @@ impl Leader {
         self.counting().filter(|follower| follower.durable >= lsn).count()
     }
 
+    /// How many followers there must be for a commit where `on-follower-loss` is `refuse`: `sync-followers`, but more for the first record of a reign
+    /// that nobody was promoted to, on a node that has followed somebody else. Of that one's followers enough have to come for it to have too
+    /// few left, whether it goes on or not, and for one of them to hold whatever it has acknowledged.
+    pub fn wanted(&self) -> usize {
+        let quorum = if self.has_begun() { 0 } else { self.quorum };
+        self.config.sync_followers.max(quorum)
+    }
+
+    /// Whether its followers are enough to lead them, or were: see [`Leader::wanted`].
+    pub fn has_begun(&self) -> bool {
+        self.quorum == 0 || self.committed() >= self.established
+    }
+
     /// Whether the group can keep its promise.
     pub fn availability(&self) -> Availability {
         let wanted = self.config.sync_followers;
         match self.config.on_follower_loss {
             OnFollowerLoss::Refuse => {
+                let wanted = self.wanted();
                 let in_reach = self.counting().count();
                 if in_reach < wanted {
                     Availability::Refusing { in_reach, wanted }
@@ -492,12 +513,11 @@ impl Leader {
 
     /// How many followers a commit waits for.
     fn required(&self) -> usize {
-        let wanted = self.config.sync_followers;
         match self.config.on_follower_loss {
-            OnFollowerLoss::Refuse => wanted,
+            OnFollowerLoss::Refuse => self.wanted(),
             OnFollowerLoss::Degrade => {
                 let streaming = |follower: &&FollowerEntry| follower.state == FollowerState::Streaming;
-                wanted.min(self.followers.values().filter(streaming).count())
+                self.config.sync_followers.min(self.followers.values().filter(streaming).count())
             }
         }
     }
@@ -525,6 +545,10 @@ impl Leader {
             if follower.state == FollowerState::CatchingUp && follower.durable >= committed {
                 follower.state = FollowerState::Streaming;
             }
+        }
+        // The reign's first record has been committed, and took more than what comes after it.
+        if self.config.on_follower_loss == OnFollowerLoss::Refuse && self.wanted() < required {
+            self.recompute();
         }
     }
 

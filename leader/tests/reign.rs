@@ -17,6 +17,10 @@ use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TailCell, window_len};
 const RING_LEN: u64 = 64 << 10;
 
 fn leader(config: Config) -> Leader {
+    leader_of(config, 0)
+}
+
+fn leader_of(config: Config, quorum: usize) -> Leader {
     let identity = Identity {
         node_id: [1; 16],
         dataset_id: Some([9; 16]),
@@ -29,6 +33,7 @@ fn leader(config: Config) -> Leader {
         history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
         followed: Epoch::ZERO,
         committed: Lsn::new(600),
+        quorum,
         established: Lsn::new(1032),
         durable: Lsn::new(1032),
         local: LocalWatermarks { checkpoint: Lsn::new(600), ..LocalWatermarks::default() },
@@ -115,6 +120,37 @@ fn an_earlier_epochs_tail_waits_for_the_first_record_of_the_reign() {
     );
     ship(&mut leader, id, 1).unwrap();
     assert_eq!(leader.committed(), Lsn::new(1032));
+}
+
+#[test]
+fn a_reign_that_nobody_was_promoted_to_takes_more_followers_to_begin_than_to_go_on() {
+    let mut leader = leader_of(Config::default(), 2);
+    assert_eq!(leader.availability(), Availability::Refusing { in_reach: 0, wanted: 2 });
+    let a = join(&mut leader, 2, 1032);
+    assert!(leader.can_write().is_err());
+    assert_eq!(leader.committed(), Lsn::new(600), "one of two holds its first record");
+    let b = join(&mut leader, 3, 1000);
+    leader.can_write().unwrap();
+    append(&mut leader, 2000);
+    ship(&mut leader, a, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(600));
+    ship(&mut leader, b, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(2000));
+    leader.leave(b);
+    leader.can_write().unwrap();
+    append(&mut leader, 3000);
+    ship(&mut leader, a, 2).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(3000), "it has begun");
+    // What one follower holds beyond the first record counts as soon as that has been committed.
+    let mut leader = leader_of(Config::default(), 2);
+    let a = join(&mut leader, 2, 1032);
+    append(&mut leader, 2000);
+    ship(&mut leader, a, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(600));
+    join(&mut leader, 3, 1032);
+    assert_eq!(leader.committed(), Lsn::new(2000));
+    let choice = Config { on_follower_loss: OnFollowerLoss::Degrade, ..Config::default() };
+    assert!(leader_of(choice, 2).can_write().is_ok(), "availability was asked for");
 }
 
 #[test]

@@ -27,6 +27,19 @@ pub fn others(directory: &Path) -> Vec<PeerAddress> {
     followers.into_iter().filter(|peer| Some(peer) != yourself.as_ref()).collect()
 }
 
+/// How many followers a node with the pool in `directory` needs to lead a group that has had another leader since it was promoted last, if it ever was: so many
+/// that of those who are left too few follow that one for it to acknowledge anything, and that one of these holds whatever it has
+/// acknowledged. 0 where the pool remembers no such group.
+pub fn quorum(directory: &Path) -> usize {
+    let Remembered { leader, peers } = load(directory);
+    let sync = peers.sync_followers as usize;
+    if leader.is_none() || sync == 0 {
+        return 0;
+    }
+    // This node is one of them, and the other leader will be one of its own.
+    peers.followers.len().saturating_sub(sync)
+}
+
 fn load(directory: &Path) -> Remembered {
     let bytes = fs::read(directory.join(NAME)).unwrap_or_default();
     Remembered::decode(&bytes[..]).unwrap_or_else(|error| {
@@ -71,7 +84,9 @@ mod tests {
         save(directory.path(), Some(&leader(1)), &peers);
         assert_eq!(of_leader(directory.path(), &leader(1)), peers);
         assert_eq!(of_leader(directory.path(), &leader(2)), Peers::default());
-        assert_eq!(others(directory.path()), [peer(8)]);
+        assert_eq!((others(directory.path()), quorum(directory.path())), (vec![peer(8)], 1));
+        save(directory.path(), None, &peers);
+        assert_eq!(quorum(directory.path()), 0, "its own followers");
         fs::write(directory.path().join(NAME), [0xff; 9]).unwrap();
         assert_eq!(others(directory.path()), []);
     }

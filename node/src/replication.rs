@@ -28,8 +28,8 @@ use farkeep_proto::control::{self, Body, FabricOffer, Hello, RdmaWindow, TryRdma
 
 pub use self::control_peer::ControlPeer;
 use self::known::Known;
-use crate::config::DurabilityChoice;
 pub use crate::config::LeaderAddress;
+use crate::config::{Config, DurabilityChoice};
 use crate::engine::Engine;
 use crate::node::Node;
 use crate::peers;
@@ -391,7 +391,8 @@ impl Sessions {
         let sync = leader.config().sync_followers;
         let followers: Vec<_> = self.known.addresses().cloned().collect();
         let all = control::Peers { followers, sync_followers: sync as u32, yourself: None };
-        if self.remembered.as_ref() != Some(&all) {
+        // Until it has gathered a group that has had another leader, what it knows of that is worth more.
+        if leader.has_begun() && self.remembered.as_ref() != Some(&all) {
             peers::save(&node.config().pool, None, &all);
             self.remembered = Some(all.clone());
         }
@@ -406,6 +407,14 @@ impl Sessions {
         }
         for (id, peers) in untold {
             self.say_at_once(node, id, Body::Peers(peers));
+        }
+    }
+
+    /// How many of them leave so few to anybody else that he can acknowledge nothing.
+    pub fn quorum(&self, config: &Config) -> usize {
+        match config.sync_followers {
+            0 => 0,
+            sync => self.known.addresses().count().saturating_sub(sync),
         }
     }
 

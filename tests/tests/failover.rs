@@ -452,21 +452,116 @@ fn what_a_node_is_told_while_it_asks_its_peers_in_vain_stays() {
     group[2].thaw();
 }
 
-/// Three nodes without configuration files, the first of which is started as the leader, and has handed over to the second.
+/// So many nodes without configuration files, the first of which is started as the leader, and has handed over to the second.
 #[track_caller]
-fn led_by_another_than_configured() -> [Server; 3] {
+fn led_by_another_than_configured<const COUNT: usize>() -> [Server; COUNT] {
     let node = || ServerBuilder::farkeep().args("--sync-followers 1");
-    let mut first = node().start();
-    let address = format!("127.0.0.1 {}", first.port());
-    let followers = [0, 1].map(|_| node().directive("replicaof", &address).start());
-    let [mut second, mut other] = followers;
-    for node in [&mut first, &mut second, &mut other] {
-        expect_link_trouble(node);
+    let leader = node().start();
+    let address = format!("127.0.0.1 {}", leader.port());
+    let mut leader = Some(leader);
+    let mut nodes = std::array::from_fn(|_| match leader.take() {
+        Some(leader) => leader,
+        None => node().directive("replicaof", &address).start(),
+    });
+    nodes.iter_mut().for_each(expect_link_trouble);
+    let has_followers =
+        |node: &Server| node.info("farkeep", "farkeep_followers_in_reach") == (COUNT - 1).to_string();
+    wait::until("all followers", || has_followers(&nodes[0]));
+    fail_over(&nodes[0], &nodes[1]);
+    wait::until("all followers", || has_followers(&nodes[1]));
+    wait::until("everybody to know everybody", || {
+        let mut followers = nodes.iter().enumerate().filter(|(index, _)| *index != 1);
+        followers.all(|(_, node)| known_peers(node) == COUNT - 1)
+    });
+    nodes
+}
+
+/// Waits for it to have so many followers.
+#[track_caller]
+fn wait_for_followers(leader: &Server, count: usize) {
+    wait::until("the followers", || {
+        leader.info("farkeep", "farkeep_followers_in_reach") == count.to_string()
+    });
+}
+
+/// The one goes on, with one follower; the other one, which leads when it is started because it always did, has one as well.
+#[test]
+fn a_leader_by_configuration_takes_no_writes_beside_the_one_that_it_had_followed() {
+    let [mut first, second, third, mut late] = led_by_another_than_configured();
+    first.kill();
+    late.kill();
+    second.client().expect_ok("SET acknowledged yes");
+    late.spawn_only();
+    for _ in 0..2 {
+        first.restart();
+        wait_for_followers(&first, 1);
+        let fields = ["farkeep_followers_wanted", "farkeep_refusing"];
+        assert_eq!(fields.map(|field| first.info("farkeep", field)), ["2", "1"]);
+        assert!(is_error(&first.client().words("SET acknowledged no"), "NOREPLICAS"));
+        first.kill();
     }
-    wait::until("both followers", || first.info("farkeep", "farkeep_followers_in_reach") == "2");
-    fail_over(&first, &second);
-    wait::until("both followers", || second.info("farkeep", "farkeep_followers_in_reach") == "2");
-    [first, second, other]
+    second.client().expect_ok("SET acknowledged again");
+    // The others are lost, and somebody decides to go on with what is left.
+    drop((second, third));
+    first.restart();
+    first.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", late.port()));
+    first.client().expect_ok("REPLICAOF NO ONE");
+    wait_for_link(&first, &late);
+}
+
+/// It was replaced without knowing, and somebody has told a follower that had been counted on to follow it again.
+#[test]
+fn a_leader_that_was_replaced_takes_no_writes_with_one_follower_that_comes_back() {
+    let group = Group::start(3);
+    let [zombie, back, promoted, other] = &group.0[..] else { unreachable!() };
+    let claim = "00000000000000cc";
+    for node in [back, promoted, other] {
+        let reply = node.client().words(&format!("FARKEEP.FENCE 0 {claim}"));
+        assert!(reply.error().is_none(), "{reply:?}");
+    }
+    promoted.client().expect_ok(&format!("FARKEEP.PROMOTE {claim}"));
+    other.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", promoted.port()));
+    back.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", zombie.port()));
+    wait::until("it to begin a reign above what the follower has promised", || {
+        zombie.info("farkeep", "farkeep_epoch_shown") == "2.1"
+    });
+    wait_for_followers(zombie, 1);
+    assert!(is_error(&zombie.client().words("SET acknowledged no"), "NOREPLICAS"));
+    wait_for_link(promoted, other);
+    promoted.client().expect_ok("SET acknowledged yes");
+    // All the others come back as well: it was not replaced after all.
+    for node in [promoted, other] {
+        node.client().expect_ok("CONFIG SET replace-dataset yes");
+        node.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", zombie.port()));
+    }
+    wait_for_link(zombie, promoted);
+    wait_for_link(zombie, other);
+}
+
+/// As long as enough of them have come.
+#[test]
+fn a_group_that_is_started_as_configured_goes_on() {
+    let mut group: [Server; 4] = led_by_another_than_configured();
+    group.iter_mut().for_each(Server::kill);
+    for node in [0, 3] {
+        group[node].restart();
+    }
+    wait_for_followers(&group[0], 1);
+    assert!(is_error(&group[0].client().words("SET key value"), "NOREPLICAS"));
+    let remembered = |node: &Server| std::fs::read(node.pool().join("peers")).expect("a file");
+    let before = remembered(&group[0]);
+    group[2].restart();
+    wait_for_link(&group[0], &group[2]);
+    // From here on one is enough.
+    group[2].kill();
+    wait_for_followers(&group[0], 1);
+    group[0].client().expect_ok("SET key value");
+    assert_eq!(group[0].info("farkeep", "farkeep_followers_wanted"), "1");
+    // Once it remembers its own followers, also after a restart.
+    wait::until("it to remember them", || remembered(&group[0]) != before);
+    group[0].kill();
+    group[0].restart();
+    wait_for_link(&group[0], &group[3]);
 }
 
 /// Nobody has seen to it that it holds what the others have acknowledged.

@@ -208,6 +208,8 @@ mod tests {
         assert_eq!(severity, Severity::Warning, "{line}");
         assert!(line.starts_with("no follower could take over yet; b:2 is being synchronised; "), "{line}");
         assert_eq!(told(&format!("{leader}farkeep_refusing:1\n")).0, Severity::Critical);
+        let (_, line) = told(&format!("{leader}farkeep_refusing:1\nfarkeep_followers_wanted:2\n"));
+        assert!(line.contains("0 of the 2 followers are in reach that it takes to begin"), "{line}");
         let info = "farkeep_version:1\nfarkeep_role:follower\nmaster_host:a\nmaster_port:1\nmaster_link_status:down\n\
             master_sync_in_progress:1\nfarkeep_sync_settled_bytes:1024\nfarkeep_sync_image_bytes:2048\n";
         let (severity, line) = told(info);

@@ -187,6 +187,7 @@ impl Engine {
                 info.private_pages = leading.heap.private_bytes() / farkeep_core::heap::PAGE_LEN;
                 info.redo_bytes = machine.appended().get().saturating_sub(self.counters.redo_start.get());
                 info.log_used_bytes = machine.appended().get().saturating_sub(machine.floor().get());
+                info.followers_wanted = machine.wanted();
                 info.followers_in_reach = machine.followers().filter(|f| f.counts()).count();
                 info.walks = self.walked;
                 info.degraded = matches!(machine.availability(), Availability::Degraded { .. });

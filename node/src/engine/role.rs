@@ -221,7 +221,7 @@ impl Engine {
             counters: Counters::default(),
         };
         let opened = match &config.replicaof {
-            None => engine.open_as_leader(config, Promise::default(), false)?,
+            None => engine.open_as_leader(config, Promise::default(), engine.quorum(config), false)?,
             Some(leader) => engine.open_as_follower(config, leader.clone())?,
         };
         Ok((engine, opened))
@@ -232,7 +232,29 @@ impl Engine {
         format!("the pool {}", self.pool.path().display())
     }
 
-    fn open_as_leader(&mut self, config: &Config, promise: Promise, promoted: bool) -> Result<Opened> {
+    /// How many followers it takes for this node to lead without having been promoted: see [`Leader::wanted`].
+    fn quorum(&self, config: &Config) -> usize {
+        let followed = self.pool.log().state().followed;
+        let quorum = if followed == Epoch::ZERO { 0 } else { peers::quorum(&config.pool) };
+        if quorum > config.sync_followers {
+            tracing::warn!(
+                %followed,
+                quorum,
+                "this node leads because its configuration says so: it had followed another leader and was not promoted since, so it takes \
+                 writes only when so many followers have come. If the group has a leader, have this node follow that one (REPLICAOF)"
+            );
+        }
+        quorum
+    }
+
+    /// `quorum`: how many followers have to hold the reign's first record, if more than `sync-followers`.
+    fn open_as_leader(
+        &mut self,
+        config: &Config,
+        promise: Promise,
+        quorum: usize,
+        promoted: bool,
+    ) -> Result<Opened> {
         let options =
             LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
         let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
@@ -259,6 +281,7 @@ impl Engine {
         let start = Start {
             history: history::to_message(&log.history()),
             followed: log.state().followed,
+            quorum,
             committed,
             established: reign_begun,
             durable: durable.min(reign_begun),
@@ -421,7 +444,7 @@ impl Engine {
         }
         self.drop_role();
         self.begin_reign();
-        let opened = match self.open_as_leader(&config, promise, true) {
+        let opened = match self.open_as_leader(&config, promise, 0, true) {
             Ok(opened) => opened,
             Err(error) => {
                 self.go_on_following(node, former);
@@ -598,11 +621,20 @@ impl Engine {
     /// When the reign cannot begin.
     pub fn renew_reign(&mut self, node: &Node, above: Epoch) -> Result<()> {
         let config = node.config();
+        let own = self.pool.log().history().epoch();
+        // Somebody else was to be promoted, and may lead those that are not here.
+        let quorum = match &self.role {
+            Role::Leader(leading) if above.promotions() > own.promotions() => {
+                leading.sessions.quorum(&config)
+            }
+            _ => 0,
+        };
+        let quorum = quorum.max(self.quorum(&config));
         *node.replayer.lock() = None;
         self.drop_role();
         let promise = Promise { epoch: above.next(), claim: Claim::NONE };
         // Uncommitted transactions are durable in the log and come back into the new working view.
-        let opened = self.open_as_leader(&config, promise, false).inspect_err(|_| node.stop())?;
+        let opened = self.open_as_leader(&config, promise, quorum, false).inspect_err(|_| node.stop())?;
         node.install(opened);
         Ok(())
     }

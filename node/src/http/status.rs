@@ -44,6 +44,8 @@ pub struct Status {
     pub sync_followers: usize,
     /// Followers that count.
     pub followers_in_reach: usize,
+    /// How many there must be for a write to be taken.
+    pub followers_wanted: usize,
     /// Positions.
     pub watermarks: Watermarks,
     /// Append to commit; `null` on a follower.
@@ -386,6 +388,7 @@ impl Status {
             dataset_id: engine.dataset_id.clone(),
             sync_followers: engine.sync_followers,
             followers_in_reach: engine.followers_in_reach,
+            followers_wanted: engine.followers_wanted,
             watermarks: Watermarks {
                 oldest_lsn: engine.oldest_lsn,
                 checkpoint_lsn: engine.checkpoint_lsn,

@@ -68,9 +68,16 @@ pub fn judge(status: &Status, refusing: bool, degraded: bool, loading: bool) -> 
 }
 
 fn leader(status: &Status, refusing: bool, degraded: bool) -> Verdict {
-    let (have, want) = (status.followers_in_reach, status.sync_followers);
+    let (have, want) = (status.followers_in_reach, status.followers_wanted);
     if refusing {
-        let (text, advice) = if have < want {
+        let (text, advice) = if have < want && want > status.sync_followers {
+            (
+                format!(
+                    "writes are refused: {have} of {want} followers in reach, which it takes to begin, as another node may lead the group"
+                ),
+                "if one does, have this node follow that one (REPLICAOF); otherwise bring more followers back",
+            )
+        } else if have < want {
             (
                 format!("writes are refused: {have} of {want} followers in reach"),
                 "bring a follower back, or set on-follower-loss degrade to go on without",
@@ -175,6 +182,7 @@ mod tests {
         Status {
             role: "leader",
             sync_followers: 1,
+            followers_wanted: 1,
             followers_in_reach: 1,
             followers: vec![follower],
             ..Status::default()
@@ -208,7 +216,10 @@ mod tests {
         let refusing = judge(&status, true, false, false);
         assert_eq!(refusing.state, "refusing-writes");
         assert!(refusing.text.ends_with("0 of 1 followers in reach"), "{}", refusing.text);
-        status.followers_in_reach = 1;
+        status.followers_wanted = 2;
+        let refusing = judge(&status, true, false, false);
+        assert!(refusing.advice.starts_with("if one does"), "{}", refusing.advice);
+        (status.followers_wanted, status.followers_in_reach) = (1, 1);
         let refusing = judge(&status, true, false, false);
         status.followers_in_reach = 0;
         assert!(refusing.advice.ends_with("min-replicas-to-write"), "{}", refusing.advice);

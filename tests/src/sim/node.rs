@@ -277,6 +277,7 @@ impl Node {
             history: history::to_message(&log.history()),
             followed: log.state().followed,
             committed: opened.committed.max(known_committed),
+            quorum: 0,
             established: opened.reign_begun,
             durable: opened.appender.durable(),
             local: LocalWatermarks::of(log, opened.replayer.checkpoint_lsn()),

@@ -344,17 +344,11 @@ impl Run<'_> {
         // All must have promised the same number.
         let highest = fenced.iter().map(|follower| follower.promised).max().unwrap_or(0);
         fenced.retain_mut(|follower| {
-            let raised = match follower.promised < highest {
-                true => follower.promise(highest, self.claim),
-                false => Ok(()),
-            };
-            let raised =
-                raised.and_then(|()| Ok(ensure!(follower.promised == highest, "somebody else fences it")));
-            raised
-                .inspect_err(|error| {
-                    eprintln!("farkeep: {} cannot be fenced: {error:#}", follower.node.announced())
-                })
-                .is_ok()
+            let promised = follower.raise(highest, self.claim);
+            if let Err(error) = &promised {
+                eprintln!("farkeep: {} cannot be fenced: {error:#}", follower.node.announced());
+            }
+            promised.is_ok()
         });
         fenced
     }
@@ -465,6 +459,15 @@ impl Fenced<'_> {
             bail!("FARKEEP.FENCE was answered with something else")
         };
         (self.position, self.promised) = ((*epoch as u64, *end as u64), *promised as u64);
+        Ok(())
+    }
+
+    /// Has it promise this number, if it has promised less.
+    fn raise(&mut self, number: u64, claim: Claim) -> Result<()> {
+        if self.promised < number {
+            self.promise(number, claim)?;
+        }
+        ensure!(self.promised == number, "somebody else has fenced it meanwhile");
         Ok(())
     }
 

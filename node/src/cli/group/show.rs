@@ -123,9 +123,15 @@ pub(super) fn refuses_writes(leader: &Node) -> bool {
 
 /// Why a leader refuses writes, if it has too few followers to take them.
 pub fn why_refused(info: &Fields) -> Option<String> {
-    let (have, want) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
+    let (have, sync) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
+    let want = sync.max(info.number("farkeep_followers_wanted"));
     (info.number("farkeep_refusing") == 1).then(|| {
-        if have < want {
+        if have < want && want > sync {
+            format!(
+                "{have} of the {want} followers are in reach that it takes to begin, as another node may lead the group; if one does, have \
+                 this node follow that one (REPLICAOF)"
+            )
+        } else if have < want {
             format!("{have} followers are in reach, sync-followers is {want}")
         } else {
             format!("of {have} followers in reach fewer are good than min-replicas-to-write asks for")

@@ -423,6 +423,7 @@ fn farkeep_role(engine: &EngineInfo, out: &mut String) {
                 "farkeep_role": "leader",
                 "farkeep_sync_followers": engine.sync_followers,
                 "farkeep_followers_in_reach": engine.followers_in_reach,
+                "farkeep_followers_wanted": engine.followers_wanted,
                 "farkeep_degraded": i32::from(engine.degraded),
                 "farkeep_refusing": i32::from(engine.refusing),
                 "farkeep_uncommitted_bytes": engine.times.uncommitted.bytes,

@@ -227,6 +227,8 @@ pub struct EngineInfo {
     pub sync_followers: usize,
     /// Followers that can confirm writes now.
     pub followers_in_reach: usize,
+    /// How many there must be for a write to be taken; more than `sync-followers` where a leader has to gather a group that has had another one.
+    pub followers_wanted: usize,
     /// Goes on with fewer followers than `sync-followers` (`on-follower-loss degrade`).
     pub degraded: bool,
     /// Followers that count for `min-replicas-to-write`; `None` where it demands nothing.
