@@ -452,8 +452,8 @@ impl Leader {
     }
 
     /// How many followers there must be for a commit where `on-follower-loss` is `refuse`: `sync-followers`, but more for the first record of a reign
-    /// that nobody was promoted to, on a node that has followed somebody else. Of that one's followers enough have to come for it to have too
-    /// few left, whether it goes on or not, and for one of them to hold whatever it has acknowledged.
+    /// that nobody was promoted to, where somebody else may lead: this node has followed him since, or a follower has promised to him. Of his
+    /// followers enough have to come for him to have too few left, and for one of them to hold whatever he has acknowledged.
     pub fn wanted(&self) -> usize {
         let quorum = if self.has_begun() { 0 } else { self.quorum };
         self.config.sync_followers.max(quorum)

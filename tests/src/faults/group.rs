@@ -1,9 +1,9 @@
-//! A leader and two followers as processes, the paths between them, and the operator who looks after them.
+//! A leader and its followers as processes, the paths between them, and the operator who looks after them.
 //!
 //! The operator believes one node to be the leader and promotes by the rule for `n` followers and `sync-followers k`: take
 //! `n - k + 1` of the followers away from the leader, so that it can acknowledge nothing more, and promote the one whose log
-//! ends last: the highest `farkeep_log_epoch` first, then the highest `farkeep_log_end_lsn`. With two followers and `sync-followers 1` these
-//! are both. One that is in the middle of a delta sync holds no usable dataset, and nothing that the other one lacks: it counts, and is not promoted.
+//! ends last: the highest `farkeep_log_epoch` first, then the highest `farkeep_log_end_lsn`. With `sync-followers 1` these
+//! are all. One that is in the middle of a delta sync holds no usable dataset, and nothing that the others lack: it counts, and is not promoted.
 
 use std::path::Path as FilePath;
 use std::process::{Command, Stdio};
@@ -16,9 +16,6 @@ use super::schedule::{FollowerFault, Schedule};
 use crate::client::{Client, Value};
 use crate::server::{Server, ServerBuilder, StartFailure};
 use crate::{binary, logs, wait};
-
-/// A leader and two followers.
-pub const NODES: usize = 3;
 
 /// How long the operator waits for what should take a moment. Beyond it the run has failed: something is stuck.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,8 +44,8 @@ pub struct Group {
     nowhere: Path,
     /// Who leads, as far as the operator knows.
     leader: usize,
-    frozen: [bool; NODES],
-    dead: [bool; NODES],
+    frozen: Vec<bool>,
+    dead: Vec<bool>,
     /// See [`Schedule::as_configured`].
     as_configured: bool,
     /// Somebody was started again as it was configured at first, and may have a role by now in which the operator does not know it.
@@ -56,13 +53,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts three nodes of which the first leads, and waits until it has two followers.
+    /// Starts nodes of which the first leads, and waits until the others follow it.
     pub fn start(schedule: &Schedule) -> Outcome<Self> {
-        let Schedule { log_size_mb, sync_max_rate_mb, scrub_interval_s, .. } = schedule;
-        let ports: Vec<u16> = (0..NODES).map(|_| crate::server::free_port()).collect();
+        let Schedule { nodes: count, log_size_mb, sync_max_rate_mb, scrub_interval_s, .. } = schedule;
+        let ports: Vec<u16> = (0..*count).map(|_| crate::server::free_port()).collect();
         let doors: Vec<Path> = ports.iter().map(|&port| Path::to(port)).collect();
         let paths: Vec<Vec<Path>> =
-            (0..NODES).map(|_| ports.iter().map(|&port| Path::to(port)).collect()).collect();
+            (0..*count).map(|_| ports.iter().map(|&port| Path::to(port)).collect()).collect();
         let nowhere = Path::to(1);
         nowhere.cut();
         let mut nodes = Vec::new();
@@ -91,8 +88,8 @@ impl Group {
             doors,
             nowhere,
             leader: 0,
-            frozen: [false; NODES],
-            dead: [false; NODES],
+            frozen: vec![false; *count],
+            dead: vec![false; *count],
             as_configured: schedule.as_configured,
             astray: false,
         };
@@ -111,9 +108,13 @@ impl Group {
     }
 
     /// The nodes that follow, or should.
-    pub fn followers(&self) -> [usize; NODES - 1] {
-        let mut others = (0..NODES).filter(|&at| at != self.leader);
-        std::array::from_fn(|_| others.next().expect("all but one"))
+    pub fn followers(&self) -> Vec<usize> {
+        self.all().filter(|&at| at != self.leader).collect()
+    }
+
+    /// All nodes.
+    pub fn all(&self) -> std::ops::Range<usize> {
+        0..self.nodes.len()
     }
 
     /// Something befalls a node that follows.
@@ -145,7 +146,7 @@ impl Group {
 
     /// Cuts a node off from the others, but not from its clients.
     pub fn isolate(&self, at: usize) {
-        for other in 0..NODES {
+        for other in self.all() {
             self.paths[other][at].cut();
             self.paths[at][other].cut();
         }
@@ -195,11 +196,11 @@ impl Group {
         !self.dead[at] && !self.frozen[at]
     }
 
-    /// Takes both followers away from the leader and promotes the one whose log ends last. Returns whom; `None` if both are in the
+    /// Takes all followers away from the leader and promotes the one whose log ends last. Returns whom; `None` if all are in the
     /// middle of a delta sync.
     pub fn promote(&mut self, shared: &Shared) -> Outcome<Option<usize>> {
         let followers = self.followers();
-        for at in followers {
+        for &at in &followers {
             self.revive(at, false)?;
             self.follow_port(at, self.nowhere.port())?;
         }
@@ -236,17 +237,18 @@ impl Group {
         self.astray
     }
 
-    /// Gives every node its role anew, whatever it believes: nobody follows anybody, and then the one leads whose log ends last. All three
+    /// Gives every node its role anew, whatever it believes: nobody follows anybody, and then the one leads whose log ends last. All
     /// are asked, so it holds all that was acknowledged. Waits until the others follow it: before, they know nothing of its reign, and one that
     /// is started as it was configured could serve another.
     pub fn muster(&mut self, shared: &Shared) -> Outcome<usize> {
         self.heal_paths();
-        for at in 0..NODES {
+        for at in self.all() {
             self.revive(at, false)?;
             self.follow_port(at, self.nowhere.port())?;
         }
+        let all: Vec<usize> = self.all().collect();
         let best = self
-            .longest(&[0, 1, 2])?
+            .longest(&all)?
             .ok_or_else(|| Trouble("all nodes are in the middle of a delta sync".to_owned()))?;
         self.command(best, &["REPLICAOF", "NO", "ONE"])?;
         self.lead(best, shared);
@@ -270,7 +272,7 @@ impl Group {
     /// Makes the group whole and has the leader hand over by FAILOVER. Returns to whom.
     pub fn hand_over(&mut self, shared: &Shared) -> Outcome<usize> {
         self.heal_paths();
-        for at in 0..NODES {
+        for at in self.all() {
             self.revive(at, false)?;
         }
         if self.astray {
@@ -354,12 +356,13 @@ impl Group {
                 reigns.push((number(&mut self.client(at)?, "farkeep_epoch")?, at));
             }
         }
-        if let [(one, _), (other, _)] = reigns[..]
+        reigns.sort_unstable();
+        if let [.., (one, _), (other, _)] = reigns[..]
             && one == other
         {
-            return Err(Trouble(format!("both followers lead in epoch {one}")));
+            return Err(Trouble(format!("two followers lead in epoch {one}")));
         }
-        Ok(reigns.into_iter().max().map(|(_, at)| at))
+        Ok(reigns.last().map(|&(_, at)| at))
     }
 
     /// Asks a follower to take over and does away with it soon `after`, or stops it for a while. Whether it has taken over nobody knows.
@@ -380,8 +383,8 @@ impl Group {
     }
 
     /// Promotes a follower by the transaction that Sentinel sends, preferably the one with this number among them. It may refuse: if too
-    /// few of the others answer it, or if it has only just begun to follow. Then all are made to answer, and the other is told. Returns whom;
-    /// `None` if both are in the middle of a delta sync.
+    /// few of the others answer it, or if it has only just begun to follow. Then all are made to answer, and the others are told in turn. Returns whom;
+    /// `None` if all are in the middle of a delta sync.
     pub fn promote_by_transaction(&mut self, preferred: usize, shared: &Shared) -> Outcome<Option<usize>> {
         let followers = self.followers();
         let deadline = Instant::now() + TRANSACTION_LIMIT;
@@ -395,21 +398,21 @@ impl Group {
             if Instant::now() > deadline {
                 break;
             }
-            for at in followers {
+            for &at in &followers {
                 self.revive(at, false)?;
             }
             let syncs = |at: usize| self.nodes[at].info("farkeep", "farkeep_mid_sync") == "1";
-            if followers.into_iter().all(syncs) {
+            if followers.iter().copied().all(syncs) {
                 return Ok(None);
             }
             let untold = |at: usize| self.nodes[at].info("farkeep", "farkeep_peers").is_empty();
-            if attempt > preferred && followers.into_iter().all(|at| untold(at) || syncs(at)) {
+            if attempt > preferred && followers.iter().all(|&at| untold(at) || syncs(at)) {
                 // The leader was lost before it had told them who follows it, or they do not know that one of them has led since, and they
                 // rightly refuse: who else holds what is for the operator to say.
                 return self.promote(shared);
             }
         }
-        Err(Trouble("both followers refuse to be promoted".to_owned()))
+        Err(Trouble("all followers refuse to be promoted".to_owned()))
     }
 
     fn try_promotion(&self, to: usize) -> Outcome<bool> {
@@ -447,19 +450,20 @@ impl Group {
         self.wait("writes to be acknowledged", || shared.acknowledged.load(Ordering::SeqCst) >= target)
     }
 
-    /// Waits until the leader has two followers that are up to date.
+    /// Waits until the leader has all others as its followers.
     pub fn wait_until_whole(&self) -> Outcome {
         for at in self.followers() {
             self.wait(&format!("node {at} to follow node {}", self.leader), || {
                 self.nodes[at].info("replication", "master_link_status") == "up"
             })?;
         }
-        self.wait("the leader to have two followers", || {
-            self.nodes[self.leader].info("replication", "connected_slaves") == "2"
+        let count = (self.nodes.len() - 1).to_string();
+        self.wait("the leader to have its followers", || {
+            self.nodes[self.leader].info("replication", "connected_slaves") == count
         })
     }
 
-    /// Waits until both followers have applied all of the leader's log, while nobody writes.
+    /// Waits until all followers have applied all of the leader's log, while nobody writes.
     pub fn wait_until_applied(&self) -> Outcome {
         let lsn = |at: usize, field: &str| self.nodes[at].info("farkeep", field);
         for at in self.followers() {

@@ -96,6 +96,8 @@ pub struct Step {
 /// All that happens in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
+    /// How many nodes there are, the leader among them.
+    pub nodes: usize,
     /// Of every node.
     pub log_size_mb: u64,
     /// Of every node: what a leader sends in delta syncs, per second. 0 is no limit.
@@ -111,7 +113,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a seed; every other one has the smallest ring there is.
+    /// The schedule of a seed; every other one has the smallest ring there is, and two of eight have four nodes.
     pub fn new(seed: u64, rng: &mut Rng) -> Self {
         let writers = rng.between(2, 5) as usize;
         let count = rng.between(4, 7);
@@ -119,6 +121,7 @@ impl Schedule {
         let small = seed % 2 == 1;
         let steps = (0..count).map(|_| Step::new(rng, small)).collect();
         Self {
+            nodes: if seed / 2 % 4 == 3 { 4 } else { 3 },
             log_size_mb: if small { 4 } else { 64 },
             // Slow enough for what befalls the nodes to befall them in the middle of one.
             sync_max_rate_mb: if rng.chance(50) { rng.between(2, 12) } else { 0 },
