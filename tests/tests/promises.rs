@@ -164,6 +164,8 @@ fn wait_with_bad_arguments_or_on_a_follower_is_refused() {
     let mut client = leader.client();
     assert!(is_error(&client.words("WAIT 1 -1"), "ERR timeout is negative"));
     assert!(is_error(&client.words("WAIT x 1"), "ERR value is not an integer"));
+    let beyond_an_int = format!("WAIT {} 0", i64::MAX);
+    assert!(client.words(&beyond_an_int).int().is_some(), "it waits for nobody, as in redis-server");
     assert!(is_error(&client.words("WAITAOF 2 0 0"), "ERR value is out of range"));
     let mut reader = followers[0].client();
     assert!(is_error(&reader.words("WAIT 1 0"), "ERR WAIT cannot be used with replica instances"));

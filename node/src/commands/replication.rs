@@ -274,7 +274,8 @@ pub fn wait(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
         call.error("ERR value is not an integer or out of range");
         return Flow::Continue;
     };
-    wait_for(call, followers.max(0) as usize, None, argv[2])
+    // Redis waits for this number as a C int: WAIT 9223372036854775807 waits for nobody.
+    wait_for(call, (followers as i32).max(0) as usize, None, argv[2])
 }
 
 /// WAITAOF numlocal numreplicas timeout
