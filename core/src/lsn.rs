@@ -64,11 +64,16 @@ impl fmt::Debug for Lsn {
     }
 }
 
+/// Where restarts are counted from by who was promoted.
+const PROMOTED: u32 = 0x8000;
+
 /// The number of one leader's reign. A higher epoch always wins.
 ///
 /// The upper 16 bits count promotions and the lower 16 the restarts of the node that was promoted. A leader that restarts
 /// begins a new reign without asking anybody, and must not outrank a node that others have been fenced for meanwhile
-/// by doing so: only a promotion, which knows what enough other nodes have promised, goes to the next count.
+/// by doing so: only a promotion, which knows what enough other nodes have promised, goes to the next count. Nor must a leader that
+/// takes a follower in which has promised to such a promotion: so the one who is promoted begins in the upper half of the restarts
+/// ([`Epoch::of_the_promoted`]), and who only goes on above the promise stays in the lower one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(u32);
 
@@ -103,6 +108,11 @@ impl Epoch {
         Epoch(promotions.expect("an epoch overflowed 32 bits") << 16)
     }
 
+    /// In which the one who is promoted begins to reign.
+    pub const fn of_the_promoted(self) -> Epoch {
+        Epoch(self.0 & 0xffff_0000 | PROMOTED | 1)
+    }
+
     /// The epoch after this one: what a leader that restarts reigns in. Panics on overflow.
     #[track_caller]
     pub fn next(self) -> Epoch {
@@ -110,10 +120,13 @@ impl Epoch {
     }
 }
 
-/// `promotions.restarts`: two numbers that people can compare, where the one number is 65536 after the first promotion.
+/// `promotions.restarts`: two numbers that people can compare, where the one number is 98,305 after the first promotion. With `<` before it:
+/// of nobody who was promoted, but above what somebody has promised.
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}", self.promotions(), self.0 & 0xffff))
+        let (promotions, restarts) = (self.promotions(), self.0 & 0xffff);
+        let below = if promotions > 0 && restarts > 0 && restarts < PROMOTED { "<" } else { "" };
+        f.pad(&format!("{below}{promotions}.{}", restarts & !PROMOTED))
     }
 }
 
@@ -184,15 +197,20 @@ mod tests {
     #[test]
     fn a_restart_never_outranks_a_promotion() {
         let leader = Epoch::ZERO.next();
-        let promoted = leader.next_promotion();
+        let promise = leader.next_promotion();
+        assert!((0..1000).fold(promise, |epoch, _| epoch.next()) < promise.of_the_promoted());
+        let promoted = promise.of_the_promoted();
         assert!((0..1000).fold(leader, |epoch, _| epoch.next()) < promoted);
         assert!(promoted.next() < promoted.next_promotion());
     }
 
     #[test]
     fn an_epoch_is_shown_as_promotions_and_restarts() {
-        let promoted = Epoch::ZERO.next().next_promotion().next();
-        assert_eq!((promoted.get(), promoted.to_string().as_str()), (65_537, "1.1"));
+        let promise = Epoch::ZERO.next().next_promotion();
+        let promoted = promise.of_the_promoted();
+        assert_eq!((promoted.get(), promoted.to_string().as_str()), (98_305, "1.1"));
+        assert_eq!(promoted.next().to_string(), "1.2");
+        assert_eq!([promise, promise.next()].map(|epoch| epoch.to_string()), ["1.0", "<1.1"]);
         assert_eq!(format!("{:<5}|{promoted:?}", Epoch::ZERO.next()), "0.1  |Epoch(1.1)");
     }
 

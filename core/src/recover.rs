@@ -268,8 +268,7 @@ pub struct LeaderOptions {
     /// Random bytes for a new dataset, if the pool is blank; `None`: that is an error.
     pub new_dataset_id: Option<[u8; 16]>,
     /// The reign's epoch must be at least this one. The claim is that of the promotion by which it begins, to which enough others have promised;
-    /// [`Claim::NONE`]: it goes on with this node's own last one, if it has led before and the number is the same, or else claims the
-    /// number for itself.
+    /// [`Claim::NONE`]: whose number it is as far as this node knows, or else a new one.
     pub promise: Promise,
     /// Somebody who knows what the others hold has made this node the leader, so what it lacks is given up. Otherwise it leads because
     /// its configuration says so.
@@ -323,14 +322,12 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
 fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reign, RecoverError> {
     let state = log.state();
     let epoch = state.history.epoch().max(state.promised.epoch).next().max(options.promise.epoch);
-    let is_own = |last: &&Reign| {
-        let claim = last.replid.claim();
-        last.epoch > state.followed
-            && last.epoch.promotions() == epoch.promotions()
-            && (state.promised.claim == Claim::NONE || state.promised.claim == claim)
-    };
-    let own = state.history.current().filter(is_own).map(|last| last.replid.claim());
-    let claim = Some(options.promise.claim).filter(|claim| *claim != Claim::NONE).or(own);
+    // The number's, whoever it is that has it: only who is promoted claims one for himself.
+    let current = state.history.current().map(Promise::to);
+    let known = [Some(options.promise), Some(state.promised), current];
+    let is_the_numbers =
+        |known: &Promise| known.claim != Claim::NONE && known.epoch.promotions() == epoch.promotions();
+    let claim = known.into_iter().flatten().find(is_the_numbers).map(|known| known.claim);
     let replid = claim.map_or(options.replid, |claim| options.replid.of(claim));
     let reign = Reign { epoch, replid, start };
     let kept = state.history.reigns().iter().copied().filter(|reign| reign.start <= start).collect();

@@ -330,10 +330,10 @@ fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
     ] {
         assert!(matches!(promise(pool.log(), other), Err(RecoverError::StaleEpoch { .. })), "{other:?}");
     }
-    // Nobody has promoted it: it leads on by itself, and in nobody else's name.
+    // Nobody has promoted it: it begins no number, but goes on with that which it knows.
     let mut reigns = vec![lead(&pool, 3).reign];
     reigns.push(lead(&pool, 4).reign);
-    let (first, claims) = (promised.epoch.next(), [3, 3].map(|byte| Claim([byte; Claim::LEN])));
+    let (first, claims) = (promised.epoch.next(), [promised.claim; 2]);
     assert_eq!([0, 1].map(|at: usize| reigns[at].epoch), [first, first.next()]);
     assert_eq!([0, 1].map(|at: usize| reigns[at].replid.claim()), claims);
 }

@@ -71,6 +71,7 @@ impl Follower {
         if !self.is_detached() || promise.epoch <= led {
             return Err(PromoteError::NotFenced);
         }
+        let promise = Promise { epoch: promise.epoch.of_the_promoted(), ..promise };
         Ok(Promotion { promise, committed: self.progress().committed })
     }
 }

@@ -295,6 +295,6 @@ fn promotion_needs_a_fence_and_starts_where_the_log_ends_after_it() {
     follower.scanned(Lsn::new(180), Lsn::new(120));
     follower.tail_cell(TailCell { epoch: 1, appended_lsn: 500, committed_lsn: 180 });
     let promotion = follower.promote().unwrap();
-    assert_eq!(promotion.promise, promoted);
+    assert_eq!(promotion.promise, Promise { epoch: promoted.epoch.of_the_promoted(), ..promoted });
     assert_eq!(promotion.committed, Lsn::new(120), "a hint is not listened to after the fence");
 }

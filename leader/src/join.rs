@@ -34,8 +34,8 @@ pub(crate) enum Decision {
     /// What the follower holds cannot be gone on from, for this reason: make its image ours.
     Sync { why: String, fabric: FabricKind, fabric_reason: String },
     /// The follower has promised to an epoch, or to a promotion of the same number, that is not ours, but holds nothing we lack: a reign
-    /// above this epoch, which is nobody else's, can take it in.
-    Renew { above: Epoch },
+    /// above this epoch, with this claim to its number, or with a new one if there is none, can take it in.
+    Renew { above: Promise },
     /// It cannot join.
     Refuse(Refuse),
 }
@@ -99,12 +99,10 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
     let is_foreign =
         foreign_reign || !ours.past.current().is_some_and(|reign| promised.admits(Promise::to(reign)));
-    if is_foreign && has_nothing_to_lose {
-        return Decision::Renew { above: above(ours.past, &theirs, promised) };
-    }
-    let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
-    let lacks = lacks_what_may_be_committed(ours, last, common, applied);
-    if is_foreign && (ours.followed == Epoch::ZERO || lacks.is_none()) {
+    if is_foreign {
+        if has_nothing_to_lose {
+            return Decision::Renew { above: above(ours.past, &theirs, promised) };
+        }
         let followed = promised.epoch.max(Epoch::new(last.map_or(0, |reign| reign.epoch)));
         return refuse(
             RefuseReason::StaleLeader,
@@ -115,7 +113,8 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
             ),
         );
     }
-    if let Some(why) = lacks.filter(|_| is_foreign || !may_lose) {
+    let may_lose = has_nothing_to_lose || sync_asked_for || hello.mid_sync;
+    if !may_lose && let Some(why) = lacks_what_may_be_committed(ours, last, common, applied) {
         return refuse(
             RefuseReason::StaleLeader,
             format!(
@@ -149,16 +148,23 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     Decision::Sync { why: why_not, fabric, fabric_reason }
 }
 
-/// The highest epoch that a follower has anything to do with, if its number is this leader's own; otherwise the first one that is nobody's.
-fn above(ours: &EpochHistory, theirs: &EpochHistory, promised: Promise) -> Epoch {
+/// What a reign has to be above that takes in a follower with another promise: a higher number is gone on with, since whoever was to be promoted has not
+/// come to lead this follower; of two promotions with the same number neither is, so it takes the next one.
+fn above(ours: &EpochHistory, theirs: &EpochHistory, promised: Promise) -> Promise {
     let own = ours.current().map(Promise::to).unwrap_or_default();
     let followed = theirs.current().map(Promise::to).unwrap_or(promised);
+    let known = if followed.epoch.promotions() > promised.epoch.promotions() { followed } else { promised };
     let highest = promised.epoch.max(followed.epoch).max(own.epoch);
-    let is_own = |known: Promise| {
-        known.epoch.promotions() < highest.promotions() || [own.claim, Claim::NONE].contains(&known.claim)
+    let is_twin = |known: Promise| {
+        known.epoch.promotions() == own.epoch.promotions() && ![own.claim, Claim::NONE].contains(&known.claim)
     };
-    let goes_on = highest.promotions() == own.epoch.promotions() && is_own(promised) && is_own(followed);
-    if goes_on { highest } else { highest.next_promotion() }
+    if highest.promotions() > own.epoch.promotions() {
+        Promise { epoch: highest, claim: known.claim }
+    } else if is_twin(promised) || is_twin(followed) {
+        Promise { epoch: highest.next_promotion(), claim: Claim::NONE }
+    } else {
+        Promise { epoch: highest, claim: own.claim }
+    }
 }
 
 /// Why records that a follower has and this leader has not may have been acknowledged to somebody, if nobody has decided to give them
@@ -244,6 +250,17 @@ mod tests {
             ],
             ..Hello::default()
         }
+    }
+
+    /// Goes on with a number, and whose it is.
+    fn renews(epoch: u32, tag: u8) -> Decision {
+        Decision::Renew { above: Promise { epoch: Epoch::new(epoch), claim: Claim([tag; Claim::LEN]) } }
+    }
+
+    /// Takes the number after that of this epoch.
+    fn renews_in_the_next(epoch: u32) -> Decision {
+        let epoch = Epoch::new(epoch).next_promotion();
+        Decision::Renew { above: Promise { epoch, claim: Claim::NONE } }
     }
 
     fn decide_at(history: &[Reign], oldest: u64, appended: u64, hello: &Hello) -> Decision {
@@ -431,8 +448,7 @@ mod tests {
         let ours = [reign(1, 1, 0)];
         let theirs = vec![reign(1, 1, 0), reign(2, 2, 3000)];
         let told = Hello { replace_dataset: true, ..hello(theirs.clone(), 4000, 1000) };
-        let above = Epoch::new(2).next_promotion();
-        assert_eq!(decide_at(&ours, 0, 5000, &told), Decision::Renew { above });
+        assert_eq!(decide_at(&ours, 0, 5000, &told), renews_in_the_next(2));
         let renewed = [reign(1, 1, 0), reign(3, 3, 5000)];
         let told = Hello { replace_dataset: true, ..hello(theirs, 4000, 3500) };
         let synced = decide_at(&renewed, 0, 5100, &told);
@@ -499,19 +515,18 @@ mod tests {
     fn a_promise_to_an_epoch_that_left_no_record_is_outbid_by_a_new_reign() {
         let ours = [reign(1, 1, 0)];
         let fenced = Hello { promised_epoch: 5, ..hello(ours.to_vec(), 4000, 1000) };
-        assert_eq!(decide_at(&ours, 0, 5000, &fenced), Decision::Renew { above: Epoch::new(5) });
+        assert_eq!(decide_at(&ours, 0, 5000, &fenced), renews(5, 1));
         // It welcomed a leader of epoch 2 but got none of its records.
         let welcomed = hello(vec![reign(1, 1, 0), reign(2, 2, 4500)], 4000, 1000);
-        let above = Epoch::new(2).next_promotion();
-        assert_eq!(decide_at(&ours, 0, 5000, &welcomed), Decision::Renew { above });
+        assert_eq!(decide_at(&ours, 0, 5000, &welcomed), renews_in_the_next(2));
         // It began a reign and was ended at once. A first write of it would be something to lose.
         let begun = |durable| hello(vec![reign(1, 1, 0), reign(2, 2, 4000)], durable, 1000);
-        assert_eq!(decide_at(&ours, 0, 5000, &begun(4032)), Decision::Renew { above });
+        assert_eq!(decide_at(&ours, 0, 5000, &begun(4032)), renews_in_the_next(2));
         assert_refused(decide_at(&ours, 0, 5000, &begun(4096)), RefuseReason::StaleLeader, "superseded");
         // Two reigns of the same number.
         let twin = hello(vec![reign(1, 1, 0), reign(2, 7, 4500)], 4000, 1000);
         let ours = [reign(1, 1, 0), reign(2, 2, 4200)];
-        assert_eq!(decide_at(&ours, 0, 5000, &twin), Decision::Renew { above });
+        assert_eq!(decide_at(&ours, 0, 5000, &twin), renews_in_the_next(2));
     }
 
     #[test]
@@ -526,12 +541,12 @@ mod tests {
         };
         let decide = |hello: &Hello| decide_at(&ours, 0, 5000, hello);
         assert_resumes(decide(&promised(number, 2)), 3000);
-        let above = number.next_promotion();
-        assert_eq!(decide(&promised(number, 3)), Decision::Renew { above });
-        assert_eq!(decide(&promised(restarted, 3)), Decision::Renew { above });
-        assert_eq!(decide(&promised(above, 3)), Decision::Renew { above: above.next_promotion() });
+        let next = number.next_promotion();
+        assert_eq!(decide(&promised(number, 3)), renews_in_the_next(number.get()));
+        assert_eq!(decide(&promised(restarted, 3)), renews_in_the_next(restarted.get()));
+        assert_eq!(decide(&promised(next, 3)), renews(next.get(), 3), "nobody has come to lead it");
         // This node's pool is an older copy of what that follower knows.
-        assert_eq!(decide(&promised(restarted, 2)), Decision::Renew { above: restarted });
+        assert_eq!(decide(&promised(restarted, 2)), renews(restarted.get(), 2));
         // Who holds a record of the other promotion is not gone on from.
         let mut twin = promised(number.next(), 3);
         (twin.history, twin.progress.durable_lsn) =

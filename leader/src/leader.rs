@@ -8,7 +8,7 @@ pub use walk::{ResyncError, Walked};
 use std::collections::{BTreeMap, BTreeSet};
 
 use farkeep_core::chunk::DEFAULT_CHUNK_LEN;
-use farkeep_core::log::{EpochHistory, LogMap, Position};
+use farkeep_core::log::{EpochHistory, LogMap, Position, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
@@ -155,8 +155,8 @@ pub enum Join {
     /// It is not yet: begin a new reign with an epoch above this one (persist it, append `EPOCH_START`, start a new
     /// [`Leader`]), and the follower's next attempt will succeed. Send it the message and close.
     Renew {
-        /// The epoch to exceed.
-        above: Epoch,
+        /// The epoch to exceed, and the claim to have; [`Claim::NONE`](farkeep_core::log::Claim::NONE): a new one.
+        above: Promise,
         /// What to answer meanwhile.
         refuse: Refuse,
     },
@@ -590,7 +590,8 @@ impl Leader {
             }
             Decision::Renew { above } => {
                 let text = format!(
-                    "the leader begins a reign above epoch {above}, as this follower takes part in none below"
+                    "the leader begins a reign above epoch {}, as this follower takes part in none below",
+                    above.epoch
                 );
                 return Join::Renew { above, refuse: self.refuse(RefuseReason::TryAgain, text) };
             }

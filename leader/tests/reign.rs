@@ -538,7 +538,7 @@ fn a_promise_to_another_epoch_is_answered_with_a_renewal() {
     else {
         panic!()
     };
-    assert_eq!(above, Epoch::new(9));
+    assert_eq!(above.epoch, Epoch::new(9));
     assert_eq!(refuse.reason(), RefuseReason::TryAgain);
     assert_eq!(leader.followers().len(), 0);
 }

@@ -444,6 +444,7 @@ impl Engine {
         }
         self.drop_role();
         self.begin_reign();
+        let promise = Promise { epoch: promise.epoch.of_the_promoted(), ..promise };
         let opened = match self.open_as_leader(&config, promise, 0, true) {
             Ok(opened) => opened,
             Err(error) => {
@@ -619,12 +620,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the reign cannot begin.
-    pub fn renew_reign(&mut self, node: &Node, above: Epoch) -> Result<()> {
+    pub fn renew_reign(&mut self, node: &Node, above: Promise) -> Result<()> {
         let config = node.config();
         let own = self.pool.log().history().epoch();
         // Somebody else was to be promoted, and may lead those that are not here.
         let quorum = match &self.role {
-            Role::Leader(leading) if above.promotions() > own.promotions() => {
+            Role::Leader(leading) if above.epoch.promotions() > own.promotions() => {
                 leading.sessions.quorum(&config)
             }
             _ => 0,
@@ -632,7 +633,7 @@ impl Engine {
         let quorum = quorum.max(self.quorum(&config));
         *node.replayer.lock() = None;
         self.drop_role();
-        let promise = Promise { epoch: above.next(), claim: Claim::NONE };
+        let promise = Promise { epoch: above.epoch.next(), ..above };
         // Uncommitted transactions are durable in the log and come back into the new working view.
         let opened = self.open_as_leader(&config, promise, quorum, false).inspect_err(|_| node.stop())?;
         node.install(opened);

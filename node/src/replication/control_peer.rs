@@ -183,7 +183,7 @@ impl ControlPeer {
             // Somebody is about to take over.
             Join::Renew { refuse, .. } if engine.stands_down() => control::encode(Body::Refuse(refuse), out),
             Join::Renew { above, refuse } => {
-                tracing::info!(epoch = %above, "a follower has promised to a later epoch; renewing the reign");
+                tracing::info!(epoch = %above.epoch, "a follower has promised to a later epoch; renewing the reign");
                 engine.renew_reign(node, above)?;
                 control::encode(Body::Refuse(refuse), out);
             }

@@ -359,7 +359,9 @@ impl Cluster {
                             ImageAt { position: replayer.position(), image_len: replayer.image_len() };
                         match join(machine, now, &hello, &peer, image, conn, &mut replaced) {
                             Outcome::Answered => {}
-                            Outcome::Renew(above) => renew = renew.max(Some(above)),
+                            Outcome::Renew(above) => {
+                                renew = renew.into_iter().chain([above]).max_by_key(|above| above.epoch);
+                            }
                             Outcome::Check(from) => {
                                 // As little at a time as there is: the follower has to come several times.
                                 recover::check_kept(&log, from, 1);
@@ -411,7 +413,7 @@ impl Cluster {
         });
         if let Some(above) = renew {
             let known = machine.committed();
-            self.say(|| format!("leader {index} begins a reign above epoch {above}"));
+            self.say(|| format!("leader {index} begins a reign above epoch {}", above.epoch));
             self.renew(index, above, known);
         }
     }
@@ -672,7 +674,7 @@ impl Cluster {
 enum Outcome {
     Answered,
     /// Begin a reign above this epoch.
-    Renew(Epoch),
+    Renew(Promise),
     /// Read the log back to here.
     Check(Lsn),
 }

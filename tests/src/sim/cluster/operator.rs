@@ -210,20 +210,27 @@ impl Cluster {
             },
             _ => None,
         };
-        let refused = self.nodes.iter().filter_map(promised).filter(|promised| !promised.admits(reign));
-        if let Some(highest) = refused.map(|promised| promised.epoch).max() {
-            let above = highest.next_promotion();
-            self.say(|| format!("the operator has node {leader} begin a reign above epoch {above}"));
+        let is_refused = |promised: &Promise| promised.epoch >= reign.epoch || !promised.admits(reign);
+        let refused = self.nodes.iter().filter_map(promised).filter(is_refused);
+        if let Some(highest) = refused.max_by_key(|promised| promised.epoch) {
+            let is_twin =
+                highest.epoch.promotions() == reign.epoch.promotions() && highest.claim != reign.claim;
+            let above = if !is_twin && highest.epoch >= reign.epoch {
+                highest
+            } else {
+                Promise { epoch: highest.epoch.next_promotion(), claim: Claim::NONE }
+            };
+            self.say(|| format!("the operator has node {leader} begin a reign above epoch {}", above.epoch));
             self.renew(leader, above, known);
         }
     }
 
-    pub(super) fn renew(&mut self, leader: usize, above: Epoch, known: Lsn) {
+    pub(super) fn renew(&mut self, leader: usize, above: Promise, known: Lsn) {
         self.unplug(leader);
         self.nodes[leader].role = Role::Down;
         self.oracle.forget(leader);
         self.report.reigns += 1;
-        let promise = Promise { epoch: above.next(), claim: Claim::NONE };
+        let promise = Promise { epoch: above.epoch.next(), ..above };
         self.nodes[leader].lead(promise, known, &mut self.rng, &mut self.oracle);
         self.crash_if_dark(leader);
     }
