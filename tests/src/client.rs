@@ -61,6 +61,11 @@ impl Value {
         if let Self::Error(text) = self { Some(text) } else { None }
     }
 
+    /// Whether this is an error whose text begins so.
+    pub fn is_error(&self, prefix: &str) -> bool {
+        self.error().is_some_and(|text| text.starts_with(prefix))
+    }
+
     /// The elements of an array, set or push, or the flattened pairs of a map.
     pub fn elements(&self) -> Option<Vec<Value>> {
         match self {

@@ -1,5 +1,6 @@
 //! A leader and its followers, with configuration files, that know each other.
 
+use crate::client::Value;
 use crate::load::Ledger;
 use crate::pair::{expect_link_trouble, wait_for_link};
 use crate::server::{Server, ServerBuilder};
@@ -67,4 +68,30 @@ pub fn role(node: &Server) -> String {
 pub fn assert_only_redirects(ledger: &Ledger) {
     let others: Vec<_> = ledger.errors.iter().filter(|(text, _)| !text.contains("READONLY")).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+/// Promotes it as Sentinel does.
+pub fn promote_in_a_transaction(node: &Server) -> Value {
+    let mut client = node.client();
+    client.expect_ok("MULTI");
+    client.words("REPLICAOF NO ONE");
+    client.words("EXEC")
+}
+
+/// FAILOVER from one to the other, to its end.
+#[track_caller]
+pub fn fail_over(from: &Server, to: &Server) {
+    from.client().expect_ok(&format!("FAILOVER TO 127.0.0.1 {}", to.port()));
+    wait::until("the failover to be over", || state(from) == "no-failover" && role(from) == "slave");
+    assert_eq!(role(to), "master");
+    assert_eq!(from.info("replication", "master_port"), to.port().to_string());
+    assert_eq!(from.info("replication", "master_link_status"), "up");
+}
+
+/// Waits for it to have so many followers.
+#[track_caller]
+pub fn wait_for_followers(leader: &Server, count: usize) {
+    wait::until("the followers", || {
+        leader.info("farkeep", "farkeep_followers_in_reach") == count.to_string()
+    });
 }

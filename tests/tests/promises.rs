@@ -49,10 +49,6 @@ fn is_silent(client: &mut Client) -> bool {
     silent
 }
 
-fn is_error(value: &Value, prefix: &str) -> bool {
-    value.error().is_some_and(|text| text.starts_with(prefix))
-}
-
 #[test]
 fn a_write_that_no_follower_confirms_gets_an_error_and_never_ok() {
     let leader = ServerBuilder::farkeep().args("--commit-timeout 300");
@@ -60,7 +56,7 @@ fn a_write_that_no_follower_confirms_gets_an_error_and_never_ok() {
     follower.freeze();
     let mut writer = leader.client();
     let reply = writer.words("SET k v");
-    assert!(is_error(&reply, "NOREPLICAS") && reply.error().unwrap().contains("unknown"), "{reply:?}");
+    assert!(reply.is_error("NOREPLICAS") && reply.error().unwrap().contains("unknown"), "{reply:?}");
     // What came after on the same connection might rest on it: the connection ends.
     assert!(writer.try_command(&["PING"]).is_err());
     follower.thaw();
@@ -107,7 +103,7 @@ fn held_replies_of_a_deposed_leader_are_errors_and_never_ok() {
         leader.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", elsewhere.port()));
         for writer in &mut writers {
             let reply = writer.reply().expect("a reply");
-            assert!(is_error(&reply, "UNBLOCKED"), "{reply:?}");
+            assert!(reply.is_error("UNBLOCKED"), "{reply:?}");
         }
         follower.thaw();
         let mut elsewhere = elsewhere;
@@ -162,14 +158,14 @@ fn wait_inside_a_transaction_never_blocks() {
 fn wait_with_bad_arguments_or_on_a_follower_is_refused() {
     let (leader, followers) = group(1, "--sync-followers 0");
     let mut client = leader.client();
-    assert!(is_error(&client.words("WAIT 1 -1"), "ERR timeout is negative"));
-    assert!(is_error(&client.words("WAIT x 1"), "ERR value is not an integer"));
+    assert!(client.words("WAIT 1 -1").is_error("ERR timeout is negative"));
+    assert!(client.words("WAIT x 1").is_error("ERR value is not an integer"));
     let beyond_an_int = format!("WAIT {} 0", i64::MAX);
     assert!(client.words(&beyond_an_int).int().is_some(), "it waits for nobody, as in redis-server");
-    assert!(is_error(&client.words("WAITAOF 2 0 0"), "ERR value is out of range"));
+    assert!(client.words("WAITAOF 2 0 0").is_error("ERR value is out of range"));
     let mut reader = followers[0].client();
-    assert!(is_error(&reader.words("WAIT 1 0"), "ERR WAIT cannot be used with replica instances"));
-    assert!(is_error(&reader.words("WAITAOF 1 1 0"), "ERR WAITAOF cannot be used with replica instances"));
+    assert!(reader.words("WAIT 1 0").is_error("ERR WAIT cannot be used with replica instances"));
+    assert!(reader.words("WAITAOF 1 1 0").is_error("ERR WAITAOF cannot be used with replica instances"));
 }
 
 #[test]
@@ -182,7 +178,7 @@ fn wait_without_end_ends_when_its_leader_is_deposed() {
     followers[0].client().expect_ok("REPLICAOF NO ONE");
     leader.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", followers[0].port()));
     let reply = client.reply().expect("a reply");
-    assert!(is_error(&reply, "UNBLOCKED"), "{reply:?}");
+    assert!(reply.is_error("UNBLOCKED"), "{reply:?}");
     wait::until("nobody to be blocked", || leader.info("clients", "blocked_clients") == "0");
 }
 
@@ -194,7 +190,7 @@ fn writes_are_refused_at_once_while_one_of_two_needed_followers_is_gone() {
     followers[0].kill();
     wait_in_reach(&leader, 1);
     let refusal = client.words("SET k w");
-    assert!(is_error(&refusal, "NOREPLICAS"), "{refusal:?}");
+    assert!(refusal.is_error("NOREPLICAS"), "{refusal:?}");
     assert_eq!(client.words("GET k").text().as_deref(), Some("v"));
     followers[0].restart();
     wait_in_reach(&leader, 2);
@@ -205,7 +201,7 @@ fn writes_are_refused_at_once_while_one_of_two_needed_followers_is_gone() {
     client.expect_ok("CONFIG SET sync-followers 1");
     client.expect_ok("SET k x");
     client.expect_ok("CONFIG SET sync-followers 2");
-    assert!(is_error(&client.words("SET k y"), "NOREPLICAS"));
+    assert!(client.words("SET k y").is_error("NOREPLICAS"));
     client.expect_ok("CONFIG SET sync-followers 0");
     client.expect_ok("SET k z");
 }
@@ -298,7 +294,7 @@ fn a_stalled_follower_that_is_needed_makes_writers_say_so() {
     let mut refused = 0;
     for writer in &mut writers {
         let reply = writer.reply().expect("a reply");
-        assert!(reply.is_ok() || is_error(&reply, "NOREPLICAS"), "{reply:?}");
+        assert!(reply.is_ok() || reply.is_error("NOREPLICAS"), "{reply:?}");
         refused += usize::from(!reply.is_ok());
     }
     assert!(refused > 0);

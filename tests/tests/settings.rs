@@ -6,10 +6,6 @@ use farkeep_tests::load::Load;
 use farkeep_tests::pair::wait_for_link;
 use farkeep_tests::{Client, Pair, Server, ServerBuilder, Value, binary, wait};
 
-fn is_error(value: &Value, prefix: &str) -> bool {
-    value.error().is_some_and(|text| text.starts_with(prefix))
-}
-
 /// Load, kill -9 of the leader, promotion, load, and the old leader joins again: the story every setting has to survive.
 #[track_caller]
 fn survives_the_death_of_its_leader(settings: &str) -> Pair {
@@ -77,8 +73,8 @@ fn a_pair_with_passwords_links_with_masterauth_only() {
     wait::until("the link", || stranger.info("replication", "master_link_status") == "up");
 
     let mut client = leader.client();
-    assert!(is_error(&client.words("SET k v"), "NOAUTH"));
-    assert!(is_error(&client.words("AUTH wrong"), "WRONGPASS"));
+    assert!(client.words("SET k v").is_error("NOAUTH"));
+    assert!(client.words("AUTH wrong").is_error("WRONGPASS"));
     client.expect_ok("AUTH secret");
     client.expect_ok("SET k v");
     assert_eq!(client.words("WAIT 2 0"), Value::Int(2));
@@ -97,14 +93,14 @@ fn a_leader_with_too_few_good_followers_refuses_writes_and_nothing_else() {
     }
     assert!(client.words("GET k").is_null());
     assert_eq!(client.words("PUBLISH channel message"), Value::Int(0));
-    assert!(is_error(&client.words("SET k"), "ERR wrong number"), "that is found first");
+    assert!(client.words("SET k").is_error("ERR wrong number"), "that is found first");
     assert_eq!(leader.info("replication", "min_slaves_good_slaves"), "0");
 
     // In a MULTI it is found when a write is queued, or at EXEC if it has come about since.
     client.expect_ok("MULTI");
     client.words("GET k");
     assert_eq!(client.words("SET k v").error(), Some(TOO_FEW));
-    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+    assert!(client.words("EXEC").is_error("EXECABORT Transaction discarded because of previous errors."));
     other.expect_ok("CONFIG SET min-replicas-to-write 0");
     client.expect_ok("MULTI");
     client.words("SET k v");
@@ -162,7 +158,7 @@ fn a_follower_that_lost_its_leader_serves_no_stale_data_if_it_is_told_so() {
     for refused in ["PING", "DBSIZE", "OBJECT ENCODING k", "WAIT 0 0"] {
         assert_eq!(client.words(refused).error(), Some(DOWN), "{refused}");
     }
-    assert!(is_error(&client.words("SET k v"), "READONLY"));
+    assert!(client.words("SET k v").is_error("READONLY"));
     for served in
         ["INFO server", "PUBLISH channel message", "ECHO text", "OBJECT HELP", "ROLE", "WATCH k", "UNWATCH"]
     {
@@ -171,7 +167,7 @@ fn a_follower_that_lost_its_leader_serves_no_stale_data_if_it_is_told_so() {
     assert_eq!(follower.info("replication", "master_link_status"), "down");
     client.expect_ok("MULTI");
     assert_eq!(client.words("GET k").error(), Some(DOWN));
-    assert!(is_error(&client.words("EXEC"), "EXECABORT Transaction discarded because of previous errors."));
+    assert!(client.words("EXEC").is_error("EXECABORT Transaction discarded because of previous errors."));
 
     // In a MULTI it counts what holds at EXEC, and only for what may not be stale.
     other.expect_ok("CONFIG SET slave-serve-stale-data yes");
@@ -222,7 +218,7 @@ fn a_renamed_command_answers_to_its_new_name_only() {
     let server = ServerBuilder::farkeep().args("--rename-command FLUSHALL wipe").start();
     let mut client = server.client();
     client.expect_ok("SET k v");
-    assert!(is_error(&client.words("FLUSHALL"), "ERR unknown command"));
+    assert!(client.words("FLUSHALL").is_error("ERR unknown command"));
     client.expect_ok("WIPE");
     assert_eq!(client.words("DBSIZE"), Value::Int(0));
 }
@@ -239,7 +235,7 @@ fn one_client_too_many_is_told_so_and_gets_in_once_another_leaves() {
             Err(error) => panic!("neither served nor told why: {error}"),
         }
     };
-    assert!(is_error(&refusal, "ERR max number of clients reached"), "{refusal:?}");
+    assert!(refusal.is_error("ERR max number of clients reached"), "{refusal:?}");
     assert_eq!(clients.len(), 20);
     clients.pop();
     wait::until("a place to be free", || {
