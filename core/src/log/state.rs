@@ -46,10 +46,15 @@ impl LogState {
 
     /// What this node can promise to a promotion that wants at least this: more, if it has promised somebody else that number already.
     pub fn next_promise(&self, wanted: Promise) -> Promise {
-        let Promise { epoch, claim } = self.promised;
-        let has_promised = claim == wanted.claim && claim != Claim::NONE && epoch > self.history.epoch();
-        let next = if has_promised { epoch } else { epoch.max(self.history.epoch()).next_promotion() };
+        let above = || self.promised.epoch.max(self.history.epoch()).next_promotion();
+        let next = self.promised_to(wanted.claim).map_or_else(above, |promise| promise.epoch);
         Promise { epoch: next.max(wanted.epoch), claim: wanted.claim }
+    }
+
+    /// What this node has promised, if that was to this promotion and nobody has reigned by it here.
+    pub fn promised_to(&self, claim: Claim) -> Option<Promise> {
+        let stands = claim != Claim::NONE && self.promised.epoch > self.history.epoch();
+        Some(self.promised).filter(|promised| stands && promised.claim == claim)
     }
 
     /// The state as it lies in a slot.

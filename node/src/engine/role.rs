@@ -475,13 +475,12 @@ impl Engine {
         if claim == Claim::NONE {
             return Ok(state.next_promise(Promise { epoch: Epoch::ZERO, claim: new_claim() }));
         }
-        let stands = state.promised.claim == claim && state.promised.epoch > state.history.epoch();
-        ensure!(
-            stands,
-            "this node has promised to another promotion meanwhile, of epoch {}",
-            state.promised.epoch
-        );
-        Ok(state.promised)
+        state.promised_to(claim).with_context(|| {
+            format!(
+                "this node has promised to another promotion meanwhile, of epoch {}",
+                state.promised.epoch
+            )
+        })
     }
 
     /// The pool cannot be led: this node is again the follower that it was. If that is impossible as well it serves nobody, and stops rather
