@@ -10,7 +10,7 @@
 //! 2. Replay what is committed into the image (I2). What is durable but not known to be committed stays out of it.
 //! 3. A leader begins a new reign at the end of the log ([`open_leader`]): the reign is persistent before its first
 //!    record. It puts what is durable and not known to be committed into its working view; all of that counts as
-//!    committed as soon as the reign's first record does. A follower ([`open_follower`]) waits for its leader.
+//!    committed as soon as the reign does. A follower ([`open_follower`]) waits for its leader.
 //!
 //! A follower that joins a leader first cuts off what the leader does not have ([`truncate`]) and takes over the
 //! leader's history. Either of the two makes the suffix invalid for good: the record behind the cut is erased, and
@@ -28,7 +28,7 @@ use zerocopy::FromBytes;
 use crate::heap::{CommitError, Heap, HeapError, ImageSource, Offset, View};
 use crate::log::scan::ends_transaction;
 use crate::log::{
-    Appender, Claim, EpochHistory, LogMap, Position, Promise, Reign, Replid, Scanner, Stop, Tail,
+    Appender, Beginning, Claim, EpochHistory, LogMap, Position, Promise, Reign, Replid, Scanner, Stop, Tail,
 };
 use crate::lsn::{Epoch, Lsn};
 use crate::pool::{Pool, PoolError};
@@ -41,6 +41,11 @@ pub enum RecoverError {
     /// The image is in the middle of a delta sync (I10).
     #[error("the pool is in the middle of a sync with a leader; it can only go on following")]
     MidSync,
+    /// The pool has followed a dataset and never got anything of it.
+    #[error(
+        "the pool holds nothing of the dataset whose leader it has followed; it can only go on following"
+    )]
+    Empty,
     /// The log is known to have held more than can be read.
     #[error("the log is damaged at LSN {end}: a later record says that it was committed up to {committed}")]
     Damaged {
@@ -253,8 +258,8 @@ pub struct Leader {
     pub replayer: Replayer,
     /// The new reign.
     pub reign: Reign,
-    /// The end of the reign's first record: nothing before it counts as committed until it is, except what was
-    /// known to be.
+    /// The end of the reign's first record: nothing before it counts as committed until it is, or until the one after it where the
+    /// reign is to be settled first ([`settle`]), except what was known to be.
     pub reign_begun: Lsn,
     /// Up to where the stream was known to be committed.
     pub committed: Lsn,
@@ -296,7 +301,8 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
     if log.state().mid_sync {
         return Err(RecoverError::MidSync);
     }
-    if pool.is_blank() {
+    let founds = pool.is_blank();
+    if founds {
         pool.found(options.new_dataset_id.ok_or(RecoverError::Blank)?)?;
     }
     let (found, mut replayer) = recover(pool)?;
@@ -306,9 +312,14 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
         return Err(RecoverError::Damaged { end: found.end.lsn, committed });
     }
     replayer.checkpoint()?;
-    let reign = begin_reign(log, found.end.lsn, options)?;
     let mut heap = Heap::open(Arc::<crate::pmem::image::Image>::clone(pool.image()), replayer.image_len())?;
     redo_uncommitted(log, &mut heap, replayer.position(), found.end.lsn)?;
+    let how =
+        if options.promoted || founds { Beginning::Promoted } else { resuming(log, found.end.lsn, options) };
+    if how == Beginning::Contested && !heap.is_formatted() {
+        return Err(RecoverError::Empty);
+    }
+    let reign = begin_reign(log, found.end.lsn, how, options)?;
     let floor = replayer.checkpoint_lsn();
     let mut appender = Appender::new(Arc::clone(log), found.end, reign.epoch, found.committed, floor);
     let reign_begun = appender.append_epoch_start()?;
@@ -319,7 +330,12 @@ pub fn open_leader(pool: &Pool, options: &LeaderOptions) -> Result<Leader, Recov
 
 /// Makes the new reign persistent and returns it. Reigns that the log has heard of and has no record of are
 /// forgotten, but their numbers are not used again.
-fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reign, RecoverError> {
+fn begin_reign(
+    log: &LogMap,
+    start: Lsn,
+    how: Beginning,
+    options: &LeaderOptions,
+) -> Result<Reign, RecoverError> {
     let state = log.state();
     let epoch = state.history.epoch().max(state.promised.epoch).next().max(options.promise.epoch);
     // The number's, whoever it is that has it: only who is promoted claims one for himself.
@@ -328,7 +344,7 @@ fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reig
     let is_the_numbers =
         |known: &Promise| known.claim != Claim::NONE && known.epoch.promotions() == epoch.promotions();
     let claim = known.into_iter().flatten().find(is_the_numbers).map(|known| known.claim);
-    let replid = claim.map_or(options.replid, |claim| options.replid.of(claim));
+    let replid = claim.map_or(options.replid, |claim| options.replid.of(claim)).beginning(how);
     let reign = Reign { epoch, replid, start };
     let kept = state.history.reigns().iter().copied().filter(|reign| reign.start <= start).collect();
     let mut history = EpochHistory::new(kept).unwrap_or_default();
@@ -341,6 +357,32 @@ fn begin_reign(log: &LogMap, start: Lsn, options: &LeaderOptions) -> Result<Reig
         }
     })?;
     Ok(reign)
+}
+
+/// How the reign begins that is the next one of a log that ends at `end`, and to which nobody is promoted.
+fn resuming(log: &LogMap, end: Lsn, options: &LeaderOptions) -> Beginning {
+    let state = log.state();
+    let has_followed = state.followed != Epoch::ZERO;
+    let has_promised = options.promise.epoch.max(state.promised.epoch) > state.history.epoch();
+    let is_contested =
+        |last: &Reign| last.beginning() == Beginning::Contested && last.is_idle(&log.geometry(), end);
+    let still = state.history.current().is_some_and(is_contested);
+    if has_followed || has_promised || still { Beginning::Contested } else { Beginning::Resumed }
+}
+
+/// Has a reign count to which nobody was promoted, once the leader's rules say that enough followers have joined: appends its second record,
+/// and forgets whom this node had followed before it. A crash in between leaves a reign that is still to be settled, or is.
+///
+/// # Errors
+/// When the ring has no room, or the log is stopped.
+pub fn settle(appender: &mut Appender) -> Result<Lsn, RecoverError> {
+    let end = appender.append_settled()?;
+    appender.persist();
+    let log = appender.log();
+    if log.state().followed != Epoch::ZERO {
+        log.update_state(|state| state.followed = Epoch::ZERO)?;
+    }
+    Ok(end)
 }
 
 /// Puts the part of the log that is durable and not known to be committed into the working view.
@@ -503,8 +545,7 @@ pub fn continue_from(pool: &Pool, end: Lsn, history: EpochHistory) -> Result<(),
 
 /// Gives up the latest reign of this pool, which has led it alone: nothing of it was committed, so nobody was told of anything in
 /// it, and without it this node is again a follower like any other. What lies before it stays, and so does the promise to
-/// its epoch. With it go reigns before it that this node has begun, and no more, beside the one that it followed
-/// ([`EpochHistory::standing`]). A first reign stays as well: without one a dataset belongs nowhere. Nothing else may be working on the pool. A crash in
+/// its epoch. With it go the idle reigns before it ([`Reign::is_idle`]). A first reign stays as well: without one a dataset belongs nowhere. Nothing else may be working on the pool. A crash in
 /// between leaves the log cut off and the reign in the history, with no record.
 pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
     let log = pool.log();
@@ -515,7 +556,7 @@ pub fn disown_reign(pool: &Pool) -> Result<(), RecoverError> {
     };
     let (geometry, mut start) = (log.geometry(), reign.start);
     while let [.., _, last] = earlier[..]
-        && last.is_idle_beside(&geometry, state.followed, start)
+        && last.is_idle(&geometry, start)
         && last.start >= state.checkpoint.lsn
     {
         start = last.start;

@@ -8,14 +8,14 @@ use zerocopy::FromBytes;
 use crate::chunk::is_zero;
 use crate::heap::{Heap, Offset, RedoSink};
 use crate::inspect::contents;
-use crate::log::{Claim, EpochHistory, Geometry, Position, Promise, Reign, Replid, Scanner};
+use crate::log::{Beginning, Claim, EpochHistory, Geometry, Position, Promise, Reign, Replid, Scanner};
 use crate::lsn::{Epoch, Lsn};
 use crate::pmem::crash::{CrashDouble, Medium};
 use crate::pmem::domain::{Domain, Durability};
 use crate::pool::{Pool, PoolOptions};
 use crate::recover::{
     Leader, LeaderOptions, NEVER, RecoverError, SyncStart, begin_sync, check_kept, disown_reign,
-    erase_record, join, open_follower, open_leader, promise, survey, truncate,
+    erase_record, join, open_follower, open_leader, promise, settle, survey, truncate,
 };
 
 pub(crate) fn options(domain: Domain) -> PoolOptions {
@@ -336,6 +336,77 @@ fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
     let (first, claims) = (promised.epoch.next(), [promised.claim; 2]);
     assert_eq!([0, 1].map(|at: usize| reigns[at].epoch), [first, first.next()]);
     assert_eq!([0, 1].map(|at: usize| reigns[at].replid.claim()), claims);
+}
+
+#[test]
+fn a_reign_says_how_it_began_and_a_contested_one_stays_contested_until_it_is_settled() {
+    let double = CrashDouble::new().unwrap();
+    let pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let geometry = pool.log().geometry();
+    let mut replid = 0xfe;
+    let mut begin = |promise: Promise, promoted: bool| {
+        replid ^= 0xff;
+        let options =
+            LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid([replid; 20]), Some([1; 16])) };
+        open_leader(&pool, &options).unwrap()
+    };
+    let nobodys = Promise::default();
+    let mut leader = begin(nobodys, false);
+    assert_eq!(leader.reign.beginning(), Beginning::Promoted, "the first of its dataset");
+    put(&mut leader, 1, 40);
+    leader.appender.persist();
+    drop(leader);
+    let leader = begin(nobodys, false);
+    assert_eq!(leader.reign.beginning(), Beginning::Resumed);
+    assert!(leader.reign.is_idle(&geometry, leader.reign_begun));
+    drop(leader);
+    // A follower has promised to somebody else's promotion.
+    let above = Promise { epoch: Epoch::ZERO.next_promotion(), claim: Claim([5; Claim::LEN]) };
+    for promise in [Promise { epoch: above.epoch.next(), ..above }, nobodys] {
+        let leader = begin(promise, false);
+        assert_eq!(leader.reign.beginning(), Beginning::Contested, "{promise:?}");
+        assert_eq!(leader.reign.replid.claim(), above.claim);
+    }
+    let mut leader = begin(nobodys, false);
+    let settled = settle(&mut leader.appender).unwrap();
+    assert!(!leader.reign.is_idle(&geometry, settled));
+    drop(leader);
+    let leader = begin(nobodys, false);
+    assert_eq!(leader.reign.beginning(), Beginning::Resumed);
+    drop(leader);
+    // It has followed, and so has promised nothing above, but others may hold more.
+    let state = pool.log().state();
+    join(&pool, pool.log().durable(), (*state.history).clone()).unwrap();
+    for settles in [false, true] {
+        let mut leader = begin(nobodys, false);
+        assert_eq!(leader.reign.beginning(), Beginning::Contested);
+        if settles {
+            settle(&mut leader.appender).unwrap();
+        }
+        drop(leader);
+        assert_eq!(pool.log().state().followed == Epoch::ZERO, settles);
+    }
+    assert_eq!(begin(nobodys, false).reign.beginning(), Beginning::Resumed);
+    promise(pool.log(), Promise { epoch: Epoch::new(7 << 16), ..above }).unwrap();
+    assert_eq!(begin(nobodys, false).reign.beginning(), Beginning::Contested, "it has promised");
+    let promoted = Promise { epoch: Epoch::new(8 << 16), ..above };
+    assert_eq!(begin(promoted, true).reign.beginning(), Beginning::Promoted);
+}
+
+#[test]
+fn who_has_followed_and_got_nothing_does_not_lead_that_dataset() {
+    let double = CrashDouble::new().unwrap();
+    let mut pool = Pool::on_double(&double, &options(Domain::Pmem)).unwrap();
+    let geometry = pool.log().geometry();
+    promise(pool.log(), Promise { epoch: Epoch::new(1), claim: Claim::NONE }).unwrap();
+    pool.adopt([6; 16], geometry).unwrap();
+    let led = || open_leader(&pool, &LeaderOptions::new(Replid([4; 20]), None));
+    assert!(matches!(led(), Err(RecoverError::Empty)), "it has not even joined");
+    let mut history = EpochHistory::default();
+    history.push(Reign { epoch: Epoch::new(1), replid: Replid([3; 20]), start: Lsn::ZERO });
+    join(&pool, Lsn::ZERO, history).unwrap();
+    assert!(matches!(led(), Err(RecoverError::Empty)));
+    assert_eq!(pool.log().history().epoch(), Epoch::new(1), "no reign was begun");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A pure decision over two epoch histories and a few numbers. The point from which a log can go on is the last one
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
-use farkeep_core::log::{Claim, EpochHistory, Promise};
+use farkeep_core::log::{Beginning, Claim, EpochHistory, Geometry, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
@@ -17,6 +17,8 @@ pub(crate) struct Ours<'a> {
     /// The same, as the pool has it.
     pub(crate) past: &'a EpochHistory,
     pub(crate) followed: Epoch,
+    /// Whether the reign counts; see [`Leader::may_settle`](crate::Leader::may_settle).
+    pub(crate) settled: bool,
     pub(crate) oldest: Lsn,
     pub(crate) checked: Lsn,
     pub(crate) appended: Lsn,
@@ -95,8 +97,14 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     let last = hello.history.last();
     let has_only_begun =
         last.is_some_and(|reign| reign.start_lsn == common.get() && durable == common + HEADER_LEN as u64);
-    let has_nothing_to_lose = durable <= common || has_only_begun || hello.replace_dataset;
-    let foreign_reign = last.is_some_and(|reign| reign.epoch >= epoch && !ours.history.contains(reign));
+    let Some(geometry) = Geometry::new(identity.ring_len, identity.segment_len) else {
+        return refuse(RefuseReason::Geometry, "the leader's log is impossible".into());
+    };
+    let is_idle = theirs.standing(&geometry, theirs.epoch(), durable).1 <= common;
+    let has_nothing_to_lose = durable <= common || has_only_begun || is_idle || hello.replace_dataset;
+    let undisputed = undisputed(ours, &geometry);
+    let foreign_reign =
+        last.is_some_and(|reign| Epoch::new(reign.epoch) >= undisputed && !ours.history.contains(reign));
     let is_foreign =
         foreign_reign || !ours.past.current().is_some_and(|reign| promised.admits(Promise::to(reign)));
     if is_foreign {
@@ -146,6 +154,24 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
         return Decision::Resume { from: common, fabric, fabric_reason };
     };
     Decision::Sync { why: why_not, fabric, fabric_reason }
+}
+
+/// The latest of our reigns of which enough others knew before it counted: from earlier ones, nobody has gone on beside it. From this one
+/// on, somebody may have who was not promoted either, whatever numbers this node's restarts have had since.
+fn undisputed(ours: &Ours<'_>, geometry: &Geometry) -> Epoch {
+    let reigns = ours.past.reigns();
+    let is_undisputed = |index: usize| match reigns[index].beginning() {
+        Beginning::Promoted => true,
+        Beginning::Resumed => false,
+        Beginning::Contested => match reigns.get(index + 1) {
+            Some(next) => !reigns[index].is_idle(geometry, next.start),
+            None => ours.settled,
+        },
+    };
+    (0..reigns.len())
+        .rev()
+        .find(|&index| is_undisputed(index))
+        .map_or(Epoch::ZERO, |index| reigns[index].epoch)
 }
 
 /// What a reign has to be above that takes in a follower with another promise: a higher number is gone on with, since whoever was to be promoted has not
@@ -216,6 +242,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farkeep_core::log::Replid;
     use farkeep_proto::control::{FabricOffer, Progress};
 
     fn reign(epoch: u32, tag: u8, start_lsn: u64) -> Reign {
@@ -264,11 +291,12 @@ mod tests {
     }
 
     fn decide_at(history: &[Reign], oldest: u64, appended: u64, hello: &Hello) -> Decision {
-        decide_having_followed(Epoch::ZERO, history, oldest, appended, hello)
+        decide_as(Epoch::ZERO, true, history, oldest, appended, hello)
     }
 
-    fn decide_having_followed(
+    fn decide_as(
         followed: Epoch,
+        settled: bool,
         history: &[Reign],
         oldest: u64,
         appended: u64,
@@ -280,6 +308,7 @@ mod tests {
             history,
             past: &history::from_message(history).unwrap(),
             followed,
+            settled,
             oldest: Lsn::new(oldest),
             checked: Lsn::new(oldest),
             appended: Lsn::new(appended),
@@ -303,6 +332,7 @@ mod tests {
             history: &history,
             past: &history::from_message(&history).unwrap(),
             followed: Epoch::ZERO,
+            settled: true,
             oldest: Lsn::ZERO,
             checked: Lsn::ZERO,
             appended: Lsn::ZERO,
@@ -459,8 +489,7 @@ mod tests {
     fn a_leader_that_was_not_promoted_takes_no_records_away_from_those_it_had_followed() {
         // It followed epoch 2 up to 3000, and was then started as a leader: epoch 3.
         let ours = [reign(1, 1, 0), reign(2, 2, 2000), reign(3, 3, 3000)];
-        let decide =
-            |followed, hello: &Hello| decide_having_followed(Epoch::new(followed), &ours, 0, 5000, hello);
+        let decide = |followed, hello: &Hello| decide_as(Epoch::new(followed), false, &ours, 0, 5000, hello);
         let ahead = hello(ours[..2].to_vec(), 4000, 1000);
         assert_refused(decide(2, &ahead), RefuseReason::StaleLeader, "was not promoted");
         // A reign that it has never heard of, and that was not promoted either.
@@ -476,6 +505,67 @@ mod tests {
         ] {
             assert!(matches!(decide(2, &willing), Decision::Resume { .. }), "{willing:?}");
         }
+    }
+
+    /// The same reign of a leader that goes on above a promise to somebody else.
+    fn contested(mut reign: Reign) -> Reign {
+        let replid = Replid(reign.replid[..].try_into().unwrap()).beginning(Beginning::Contested);
+        reign.replid = replid.0.to_vec();
+        reign
+    }
+
+    /// The same reign of a leader that goes on by itself.
+    fn beginning(how: Beginning, mut reign: Reign) -> Reign {
+        reign.replid = Replid([reign.replid[0]; 20]).beginning(how).0.to_vec();
+        reign
+    }
+
+    #[test]
+    fn no_restart_supersedes_who_has_gone_on_beside_a_leader() {
+        let decide =
+            |settled, ours: &[Reign], hello: &Hello| decide_as(Epoch::ZERO, settled, ours, 0, 5000, hello);
+        let promoted = [reign(1, 1, 0), reign(4, 4, 2000)];
+        for (how, settled) in [(Beginning::Resumed, true), (Beginning::Contested, false)] {
+            let ours = [&promoted[..], &[beginning(how, reign(6, 6, 3000))]].concat();
+            let beside = |durable| hello([&promoted[..], &[reign(5, 7, 2900)]].concat(), durable, 1000);
+            assert_refused(
+                decide(settled, &ours, &beside(4000)),
+                RefuseReason::StaleLeader,
+                "has been superseded",
+            );
+            // It has written nothing there, but may have helped whom it has followed to settle his reign.
+            let renewal = decide(settled, &ours, &beside(2900));
+            assert!(matches!(renewal, Decision::Renew { .. }), "{renewal:?}");
+            // Of what was before its promotion a leader has whatever counts, and of its own.
+            let before = hello(vec![reign(1, 1, 0), reign(3, 7, 1900)], 4000, 1000);
+            assert_resumes(decide(settled, &ours, &before), 1900);
+            assert_resumes(decide(settled, &ours, &hello(promoted.to_vec(), 4000, 1000)), 3000);
+        }
+        // Enough have joined, so what they lack does not count.
+        let ours = [&promoted[..], &[beginning(Beginning::Contested, reign(6, 6, 3000))]].concat();
+        let beside = hello([&promoted[..], &[reign(5, 7, 2900)]].concat(), 4000, 1000);
+        assert_resumes(decide(true, &ours, &beside), 2900);
+        for (restarted_at, had_settled) in [(3032, false), (3064, true)] {
+            let restarted = beginning(Beginning::Resumed, reign(7, 6, restarted_at));
+            let decision = decide(true, &[&ours[..], &[restarted]].concat(), &beside);
+            assert_eq!(matches!(decision, Decision::Resume { .. }), had_settled, "{decision:?}");
+        }
+    }
+
+    #[test]
+    fn reigns_that_nobody_was_promoted_to_and_that_were_not_settled_are_nothing_to_lose() {
+        let ours = [reign(1, 1, 0), reign(3, 3, 3000)];
+        let idle = |epoch, at| beginning(Beginning::Contested, reign(epoch, 5, at));
+        let twice = [ours[0].clone(), idle(4, 3000), idle(5, 3032)];
+        assert!(matches!(
+            decide_at(&ours, 0, 5000, &hello(twice.to_vec(), 3064, 1000)),
+            Decision::Renew { .. }
+        ));
+        let settled = decide_at(&ours, 0, 5000, &hello(twice.to_vec(), 3096, 1000));
+        assert_refused(settled, RefuseReason::StaleLeader, "has been superseded");
+        let before = [ours[0].clone(), reign(4, 4, 2500), idle(5, 3032)];
+        let refused = decide_at(&ours, 0, 5000, &hello(before.to_vec(), 3064, 1000));
+        assert_refused(refused, RefuseReason::StaleLeader, "has been superseded");
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub use walk::{ResyncError, Walked};
 use std::collections::{BTreeMap, BTreeSet};
 
 use farkeep_core::chunk::DEFAULT_CHUNK_LEN;
-use farkeep_core::log::{EpochHistory, LogMap, Position, Promise};
+use farkeep_core::log::{Beginning, EpochHistory, LogMap, Position, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::window::Reported;
 use farkeep_fabric::{Completion, FabricError, FabricKind, Identity, Ticket, history};
@@ -83,8 +83,7 @@ pub struct Start {
     pub history: Vec<Reign>,
     /// The last reign that this node has followed and has not been promoted above since.
     pub followed: Epoch,
-    /// How many followers have to hold this reign's first record before it counts, if those are more than `sync-followers`: see
-    /// [`Leader::wanted`].
+    /// How many followers have to join before a contested reign counts, if those are more than `sync-followers`: see [`Leader::wanted`].
     pub quorum: usize,
     /// What recovery knows to be committed.
     pub committed: Lsn,
@@ -289,7 +288,7 @@ pub struct Leader {
     followed: Epoch,
     epoch: Epoch,
     quorum: usize,
-    established: Lsn,
+    unsettled: bool,
     commit: CommitPoint,
     appended: Lsn,
     durable: Lsn,
@@ -312,7 +311,13 @@ impl Leader {
         let epoch = Epoch::new(start.history.last().expect("a leader has a reign").epoch);
         let past = history::from_message(&start.history).expect("a pool's history is in order");
         let mut commit = CommitPoint::new(start.committed);
-        commit.mark(start.established);
+        let promises =
+            config.on_follower_loss == OnFollowerLoss::Refuse && config.sync_followers.max(start.quorum) > 0;
+        let unsettled =
+            promises && past.current().is_some_and(|reign| reign.beginning() != Beginning::Promoted);
+        if !unsettled {
+            commit.mark(start.established);
+        }
         let mut leader = Self {
             config,
             identity,
@@ -321,7 +326,7 @@ impl Leader {
             followed: start.followed,
             epoch,
             quorum: start.quorum,
-            established: start.established,
+            unsettled,
             commit,
             appended: start.established,
             durable: start.durable,
@@ -390,6 +395,10 @@ impl Leader {
     /// A transaction ends at `lsn` and nothing is appended behind it. Once per turn is enough. Panics if it goes
     /// back.
     pub fn set_appended(&mut self, lsn: Lsn) {
+        assert!(lsn >= self.appended, "appended_lsn went back from {} to {lsn}", self.appended);
+        if lsn == self.appended {
+            return;
+        }
         self.commit.mark(lsn);
         self.appended = lsn;
         self.lag.appends.append(lsn);
@@ -451,17 +460,33 @@ impl Leader {
         self.counting().filter(|follower| follower.durable >= lsn).count()
     }
 
-    /// How many followers there must be for a commit where `on-follower-loss` is `refuse`: `sync-followers`, but more for the first record of a reign
-    /// that nobody was promoted to, where somebody else may lead: this node has followed him since, or a follower has promised to him. Of his
-    /// followers enough have to come for him to have too few left, and for one of them to hold whatever he has acknowledged.
+    /// How many followers there must be for a write where `on-follower-loss` is `refuse`: `sync-followers`, but more until a reign is settled to which
+    /// nobody was promoted and beside which somebody else may lead: this node has followed him since, or a follower has promised to him. Of
+    /// his followers enough have to join for him to have too few left, and for one of them to hold whatever he has acknowledged.
     pub fn wanted(&self) -> usize {
-        let quorum = if self.has_begun() { 0 } else { self.quorum };
+        let quorum = if self.unsettled { self.quorum } else { 0 };
         self.config.sync_followers.max(quorum)
     }
 
     /// Whether its followers are enough to lead them, or were: see [`Leader::wanted`].
-    pub fn has_begun(&self) -> bool {
-        self.quorum == 0 || self.committed() >= self.established
+    pub fn is_settled(&self) -> bool {
+        !self.unsettled
+    }
+
+    /// Whether the reign's second record is to be written ([`recover::settle`](farkeep_core::recover::settle)): nobody was promoted to the reign, and
+    /// as many followers are in reach as it takes. Each has promised to take part in no earlier reign, and held nothing more than this
+    /// node when it joined: the first phase of Paxos, as a promotion has it behind it.
+    pub fn may_settle(&self) -> bool {
+        let refuses = self.config.on_follower_loss == OnFollowerLoss::Refuse;
+        self.unsettled && (!refuses || self.counting().count() >= self.wanted())
+    }
+
+    /// The reign's second record has been appended, and ends at `lsn`.
+    pub fn settled(&mut self, lsn: Lsn) {
+        self.unsettled = false;
+        self.followed = Epoch::ZERO;
+        self.set_appended(lsn);
+        self.recompute();
     }
 
     /// Whether the group can keep its promise.
@@ -546,10 +571,6 @@ impl Leader {
                 follower.state = FollowerState::Streaming;
             }
         }
-        // The reign's first record has been committed, and took more than what comes after it.
-        if self.config.on_follower_loss == OnFollowerLoss::Refuse && self.wanted() < required {
-            self.recompute();
-        }
     }
 
     /// A follower wants to join. `image` tells where our own image is, if it can be told at the moment; it is asked only
@@ -566,6 +587,7 @@ impl Leader {
             history: &self.history,
             past: &self.past,
             followed: self.followed,
+            settled: !self.unsettled,
             oldest: self.oldest(),
             checked: self.local.checked,
             appended: self.appended,

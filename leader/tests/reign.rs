@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use farkeep_core::log::Position;
+use farkeep_core::log::{Beginning, Position, Replid};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::sim::{self, FarEnd, MemoryWindow};
 use farkeep_fabric::window::Reported;
@@ -17,10 +17,14 @@ use farkeep_proto::window::{RING_AT, TAIL_CELL_AT, TailCell, window_len};
 const RING_LEN: u64 = 64 << 10;
 
 fn leader(config: Config) -> Leader {
-    leader_of(config, 0)
+    leader_beginning(Beginning::Promoted, config, 0)
 }
 
-fn leader_of(config: Config, quorum: usize) -> Leader {
+fn reign(beginning: Beginning) -> Reign {
+    Reign { epoch: 4, replid: Replid([4; 20]).beginning(beginning).0.to_vec(), start_lsn: 1000 }
+}
+
+fn leader_beginning(beginning: Beginning, config: Config, quorum: usize) -> Leader {
     let identity = Identity {
         node_id: [1; 16],
         dataset_id: Some([9; 16]),
@@ -30,7 +34,7 @@ fn leader_of(config: Config, quorum: usize) -> Leader {
         software: "test".into(),
     };
     let start = Start {
-        history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
+        history: vec![reign(beginning)],
         followed: Epoch::ZERO,
         committed: Lsn::new(600),
         quorum,
@@ -51,7 +55,7 @@ fn hello(node: u8, durable: u64) -> Hello {
         log_format: 1,
         node_id: vec![node; 16],
         dataset_id: vec![9; 16],
-        history: vec![Reign { epoch: 4, replid: vec![4; 20], start_lsn: 1000 }],
+        history: vec![reign(Beginning::Promoted)],
         progress: control::Progress { durable_lsn: durable, applied_lsn: 600, checkpoint_lsn: 500 },
         promised_epoch: 4,
         ring_len: RING_LEN,
@@ -67,9 +71,11 @@ fn peer() -> Peer {
 }
 
 fn join(leader: &mut Leader, node: u8, durable: u64) -> FollowerId {
-    let Join::Accepted { id, welcome, .. } = leader.join(0, &hello(node, durable), &peer(), || None) else {
-        panic!()
-    };
+    join_with(leader, &hello(node, durable))
+}
+
+fn join_with(leader: &mut Leader, hello: &Hello) -> FollowerId {
+    let Join::Accepted { id, welcome, .. } = leader.join(0, hello, &peer(), || None) else { panic!() };
     assert_eq!(welcome.session, id.session());
     leader.ready(0, id).unwrap();
     id
@@ -123,34 +129,49 @@ fn an_earlier_epochs_tail_waits_for_the_first_record_of_the_reign() {
 }
 
 #[test]
-fn a_reign_that_nobody_was_promoted_to_takes_more_followers_to_begin_than_to_go_on() {
-    let mut leader = leader_of(Config::default(), 2);
+fn a_contested_reign_takes_more_followers_to_be_settled_than_to_go_on_and_its_first_record_counts_for_nothing()
+ {
+    let how = Beginning::Contested;
+    let mut leader = leader_beginning(how, Config::default(), 2);
+    let join = |leader: &mut Leader, node| {
+        join_with(leader, &Hello { history: vec![reign(how)], ..hello(node, 1032) })
+    };
     assert_eq!(leader.availability(), Availability::Refusing { in_reach: 0, wanted: 2 });
-    let a = join(&mut leader, 2, 1032);
+    let a = join(&mut leader, 2);
     assert!(leader.can_write().is_err());
-    assert_eq!(leader.committed(), Lsn::new(600), "one of two holds its first record");
-    let b = join(&mut leader, 3, 1000);
+    assert!(!leader.may_settle() && !leader.is_settled());
+    let b = join(&mut leader, 3);
     leader.can_write().unwrap();
-    append(&mut leader, 2000);
-    ship(&mut leader, a, 1).unwrap();
+    assert!(leader.may_settle());
+    assert_eq!(leader.committed(), Lsn::new(600), "both hold its first record");
+    leader.settled(Lsn::new(1064));
+    assert!(!leader.may_settle() && leader.is_settled());
+    leader.set_durable(Lsn::new(1064));
     assert_eq!(leader.committed(), Lsn::new(600));
-    ship(&mut leader, b, 1).unwrap();
-    assert_eq!(leader.committed(), Lsn::new(2000));
     leader.leave(b);
     leader.can_write().unwrap();
-    append(&mut leader, 3000);
-    ship(&mut leader, a, 2).unwrap();
-    assert_eq!(leader.committed(), Lsn::new(3000), "it has begun");
-    // What one follower holds beyond the first record counts as soon as that has been committed.
-    let mut leader = leader_of(Config::default(), 2);
-    let a = join(&mut leader, 2, 1032);
-    append(&mut leader, 2000);
     ship(&mut leader, a, 1).unwrap();
+    assert_eq!(leader.committed(), Lsn::new(1064), "one follower is enough from here on");
+    // A restart of the leader that it was takes no more of them, but as many as any commit.
+    let how = Beginning::Resumed;
+    let mut leader = leader_beginning(how, Config::default(), 0);
+    assert!(!leader.may_settle());
+    join_with(&mut leader, &Hello { history: vec![reign(how)], ..hello(2, 1032) });
+    assert!(leader.may_settle());
     assert_eq!(leader.committed(), Lsn::new(600));
-    join(&mut leader, 3, 1032);
-    assert_eq!(leader.committed(), Lsn::new(2000));
-    let choice = Config { on_follower_loss: OnFollowerLoss::Degrade, ..Config::default() };
-    assert!(leader_of(choice, 2).can_write().is_ok(), "availability was asked for");
+    // Where writes do not wait for followers, neither does the reign.
+    for config in [
+        Config { on_follower_loss: OnFollowerLoss::Degrade, ..Config::default() },
+        Config { sync_followers: 0, ..Config::default() },
+    ] {
+        let leader = leader_beginning(Beginning::Contested, config, 0);
+        assert!(leader.is_settled() && leader.can_write().is_ok());
+        assert_eq!(leader.committed(), Lsn::new(1032));
+    }
+    // Nor any more, when the operator says so.
+    let mut leader = leader_beginning(Beginning::Contested, Config::default(), 2);
+    leader.set_config(Config { on_follower_loss: OnFollowerLoss::Degrade, ..Config::default() });
+    assert!(leader.may_settle());
 }
 
 #[test]

@@ -27,17 +27,13 @@ pub fn others(directory: &Path) -> Vec<PeerAddress> {
     followers.into_iter().filter(|peer| Some(peer) != yourself.as_ref()).collect()
 }
 
-/// How many followers a node with the pool in `directory` needs to lead a group that has had another leader since it was promoted last, if it ever was: so many
-/// that of those who are left too few follow that one for it to acknowledge anything, and that one of these holds whatever it has
-/// acknowledged. 0 where the pool remembers no such group.
+/// How many followers a node with the pool in `directory` needs to lead a group that may have another leader: so many that of those who are left
+/// too few follow that one for it to acknowledge anything, and that one of these holds whatever it has acknowledged. 0 where the pool
+/// remembers no group.
 pub fn quorum(directory: &Path) -> usize {
-    let Remembered { leader, peers } = load(directory);
-    let sync = peers.sync_followers as usize;
-    if leader.is_none() || sync == 0 {
-        return 0;
-    }
-    // This node is one of them, and the other leader will be one of its own.
-    peers.followers.len().saturating_sub(sync)
+    let Peers { followers, sync_followers, .. } = load(directory).peers;
+    // Of another leader's followers this node is one, and he will be one of this node's.
+    if sync_followers == 0 { 0 } else { followers.len().saturating_sub(sync_followers as usize) }
 }
 
 fn load(directory: &Path) -> Remembered {
@@ -86,7 +82,7 @@ mod tests {
         assert_eq!(of_leader(directory.path(), &leader(2)), Peers::default());
         assert_eq!((others(directory.path()), quorum(directory.path())), (vec![peer(8)], 1));
         save(directory.path(), None, &peers);
-        assert_eq!(quorum(directory.path()), 0, "its own followers");
+        assert_eq!(quorum(directory.path()), 1, "its own followers");
         fs::write(directory.path().join(NAME), [0xff; 9]).unwrap();
         assert_eq!(others(directory.path()), []);
     }

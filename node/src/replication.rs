@@ -392,7 +392,7 @@ impl Sessions {
         let followers: Vec<_> = self.known.addresses().cloned().collect();
         let all = control::Peers { followers, sync_followers: sync as u32, yourself: None };
         // Until it has gathered a group that has had another leader, what it knows of that is worth more.
-        if leader.has_begun() && self.remembered.as_ref() != Some(&all) {
+        if leader.is_settled() && self.remembered.as_ref() != Some(&all) {
             peers::save(&node.config().pool, None, &all);
             self.remembered = Some(all.clone());
         }

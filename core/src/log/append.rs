@@ -109,6 +109,16 @@ impl Appender {
     /// Appends the record that begins a reign. It is a transaction of its own and may use the segment that is kept
     /// back from all others.
     pub(crate) fn append_epoch_start(&mut self) -> Result<Lsn, CommitError> {
+        self.append_mark(Flags::COMMIT.with(Flags::EPOCH_START))
+    }
+
+    /// Appends the record that makes a reign count to which nobody was promoted ([`Reign::is_idle`](super::Reign::is_idle)): a transaction that
+    /// changes nothing, with the same right to the last segment.
+    pub(crate) fn append_settled(&mut self) -> Result<Lsn, CommitError> {
+        self.append_mark(Flags::COMMIT)
+    }
+
+    fn append_mark(&mut self, flags: Flags) -> Result<Lsn, CommitError> {
         self.check_running()?;
         let start = self.geometry.record_start(self.end.lsn);
         let end = start + HEADER_LEN as u64;
@@ -116,7 +126,7 @@ impl Appender {
         if wanted > self.geometry.ring_len() {
             return Err(CommitError::LogFull { wanted: HEADER_LEN as u64, free: 0 });
         }
-        self.write_record(start, HEADER_LEN, Flags::COMMIT.with(Flags::EPOCH_START), |_| {});
+        self.write_record(start, HEADER_LEN, flags, |_| {});
         self.log.set_appended(self.end.lsn);
         Ok(self.end.lsn)
     }

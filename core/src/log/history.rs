@@ -10,7 +10,7 @@ use std::fmt;
 use farkeep_proto::logfile::MAX_REIGNS;
 use farkeep_proto::redo::HEADER_LEN;
 
-use super::Geometry;
+use super::{Claim, Geometry};
 use crate::lsn::{Epoch, Lsn};
 
 /// The random bytes that tell two reigns of the same number apart; in hexadecimal, Redis's `master_replid`.
@@ -29,6 +29,41 @@ impl fmt::Debug for Replid {
     }
 }
 
+/// How a reign begins. Its replid says so, and with it the history of whoever holds its records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beginning {
+    /// A dataset's first reign, or one that somebody was promoted to: enough others have promised, and its first record counts.
+    Promoted,
+    /// A leader goes on after a restart, and asks nobody. What counts is its second record, which waits until enough followers have
+    /// joined; see [`Reign::is_idle`].
+    Resumed,
+    /// As [`Beginning::Resumed`], where somebody else may lead: more followers have to join.
+    Contested,
+}
+
+impl Beginning {
+    /// The bits of a replid that say it, in the byte behind the claim.
+    const MASK: u8 = 0xc0;
+
+    fn bits(self) -> u8 {
+        match self {
+            Beginning::Promoted => 0,
+            Beginning::Resumed => 0x80,
+            Beginning::Contested => 0xc0,
+        }
+    }
+}
+
+impl Replid {
+    /// The same for a reign that begins like this.
+    #[must_use]
+    pub fn beginning(mut self, how: Beginning) -> Replid {
+        let byte = &mut self.0[Claim::LEN];
+        *byte = *byte & !Beginning::MASK | how.bits();
+        self
+    }
+}
+
 /// One leader's reign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Reign {
@@ -41,11 +76,22 @@ pub struct Reign {
 }
 
 impl Reign {
-    /// Whether this is a reign that a node has begun itself after it had followed another one, and has nothing but its first record in a log
-    /// that ends, or that the next reign begins, at `end`. See [`EpochHistory::standing`].
-    pub fn is_idle_beside(&self, geometry: &Geometry, followed: Epoch, end: Lsn) -> bool {
-        let is_own = followed != Epoch::ZERO && self.epoch > followed;
-        is_own && end <= geometry.record_start(self.start) + HEADER_LEN as u64
+    /// How it began.
+    pub fn beginning(&self) -> Beginning {
+        match self.replid.0[Claim::LEN] & Beginning::MASK {
+            0x80 => Beginning::Resumed,
+            0xc0 => Beginning::Contested,
+            _ => Beginning::Promoted,
+        }
+    }
+
+    /// Whether nobody was promoted to it, and it has nothing but its first record in a log that ends, or that the next reign begins, at `end`. Such
+    /// a record is never committed, and makes its log no more advanced ([`EpochHistory::standing`]): a node that its configuration calls a leader
+    /// begins a reign at each start, of a higher number than the one in which others may go on. The second record is written when as many
+    /// followers have joined as it takes to lead, which is the first phase of Paxos.
+    pub fn is_idle(&self, geometry: &Geometry, end: Lsn) -> bool {
+        self.beginning() != Beginning::Promoted
+            && end <= geometry.record_start(self.start) + HEADER_LEN as u64
     }
 }
 
@@ -101,15 +147,13 @@ impl EpochHistory {
     }
 
     /// How far a log with this history is that ends at `end` with a record of the epoch `last`, to be compared with others: the epoch and the
-    /// end of the last record that counts. On a node that has followed a reign, and was not promoted since, those of its own later
-    /// reigns do not that have nothing but their first record. Such a node is one that its configuration calls a leader: each start begins a reign
-    /// of a higher number than the one in which the others go on. `followed` is [`Epoch::ZERO`] on others: the first record of a reign that
-    /// somebody was promoted to settles what is behind it, and counts.
-    pub fn standing(&self, geometry: &Geometry, followed: Epoch, last: Epoch, end: Lsn) -> (Epoch, Lsn) {
+    /// end of the last record that counts. The first record of an idle reign ([`Reign::is_idle`]) does not; that of a reign that
+    /// somebody was promoted to settles what is behind it, and does.
+    pub fn standing(&self, geometry: &Geometry, last: Epoch, end: Lsn) -> (Epoch, Lsn) {
         let (mut epoch, mut end) = (last, end);
         for reign in self.reigns.iter().rev().filter(|reign| reign.epoch <= last) {
             epoch = reign.epoch;
-            if end > reign.start && !reign.is_idle_beside(geometry, followed, end) {
+            if end > reign.start && !reign.is_idle(geometry, end) {
                 break;
             }
             end = end.min(reign.start);
@@ -199,30 +243,33 @@ mod tests {
     }
 
     #[test]
-    fn reigns_that_a_node_has_begun_beside_another_one_make_its_log_no_more_advanced() {
+    fn idle_reigns_make_a_log_no_more_advanced() {
         let geometry = Geometry::new(8 * 4096, 4096).unwrap();
-        let of = |reigns: &[(u32, u8, u64)], followed: u32, last: u32, end: u64| {
-            let (last, end) = (Epoch::new(last), Lsn::new(end));
-            let (epoch, end) = history(reigns).standing(&geometry, Epoch::new(followed), last, end);
+        let of = |reigns: &[(u32, Beginning, u64)], last: u32, end: u64| {
+            let reign = |&(epoch, how, start): &(u32, Beginning, u64)| Reign {
+                epoch: Epoch::new(epoch),
+                replid: Replid([0xff; 20]).beginning(how),
+                start: Lsn::new(start),
+            };
+            let history = EpochHistory::new(reigns.iter().map(reign).collect()).unwrap();
+            let (epoch, end) = history.standing(&geometry, Epoch::new(last), Lsn::new(end));
             (epoch.get(), end.get())
         };
-        let reigns = [(1, 1, 0), (6, 1, 1000)];
-        assert_eq!(of(&reigns, 6, 6, 1400), (6, 1400));
-        assert_eq!(of(&reigns, 6, 6, 1032), (6, 1032), "the first record of a reign that it followed counts");
+        use Beginning::{Contested, Promoted, Resumed};
+        let reigns = [(1, Promoted, 0), (6, Promoted, 1000)];
+        assert_eq!(of(&reigns, 6, 1400), (6, 1400));
+        assert_eq!(of(&reigns, 6, 1032), (6, 1032), "the first record of a promotion counts");
         // Started as a leader twice, and nobody came.
-        let twice = [(1, 1, 0), (6, 1, 1000), (7, 2, 1200), (8, 3, 1232)];
-        assert_eq!(of(&twice, 6, 8, 1264), (6, 1200));
-        assert_eq!(of(&twice, 6, 8, 1272), (8, 1272), "a record more");
-        assert_eq!(of(&twice, 6, 7, 1232), (6, 1200), "the last reign is only known of");
-        assert_eq!(of(&twice, 7, 8, 1264), (7, 1232), "it has followed the first of the two");
-        assert_eq!(of(&twice, 0, 8, 1264), (8, 1264), "it was promoted, or is the leader that it always was");
-        assert_eq!(
-            of(&[(1, 1, 0), (6, 1, 1200), (7, 2, 1200)], 6, 7, 1232),
-            (1, 1200),
-            "it has no record of 6"
-        );
+        let twice = [(1, Promoted, 0), (6, Promoted, 1000), (7, Resumed, 1200), (8, Contested, 1232)];
+        assert_eq!(of(&twice, 8, 1264), (6, 1200));
+        assert_eq!(of(&twice, 8, 1296), (8, 1296), "a record more");
+        assert_eq!(of(&twice, 7, 1232), (6, 1200), "the last reign is only known of");
+        let promoted = [(1, Promoted, 0), (6, Promoted, 1000), (7, Resumed, 1200), (8, Promoted, 1232)];
+        assert_eq!(of(&promoted, 8, 1264), (8, 1264));
+        let unseen = [(1, Promoted, 0), (6, Promoted, 1200), (7, Resumed, 1200)];
+        assert_eq!(of(&unseen, 7, 1232), (1, 1200), "it has no record of 6");
         // The first record of a reign does not fit into the segment any more.
-        assert_eq!(of(&[(1, 1, 0), (6, 1, 1000), (7, 2, 4080)], 6, 7, 4128), (6, 4080));
-        assert_eq!(of(&[], 0, 0, 0), (0, 0));
+        assert_eq!(of(&[(1, Promoted, 0), (6, Promoted, 1000), (7, Resumed, 4080)], 7, 4128), (6, 4080));
+        assert_eq!(of(&[], 0, 0), (0, 0));
     }
 }

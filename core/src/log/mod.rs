@@ -20,7 +20,7 @@ pub mod state;
 
 pub use append::Appender;
 pub use geometry::Geometry;
-pub use history::{EpochHistory, Reign, Replid};
+pub use history::{Beginning, EpochHistory, Reign, Replid};
 pub use promise::{Claim, Promise};
 pub use ring::{LogFileError, LogMap};
 pub use scan::{Position, Scanner, Stop, Tail};

@@ -81,7 +81,7 @@ fn about_recovery(error: &RecoverError) -> Option<&'static str> {
             "acknowledged writes behind it are lost here; let this node follow one that holds them (--replicaof)",
         ),
         RecoverError::Heap(HeapError::Foreign { .. } | HeapError::OtherDataset { .. }) => Some(NOT_ITS_IMAGE),
-        RecoverError::MidSync => Some("start it as a follower (--replicaof)"),
+        RecoverError::MidSync | RecoverError::Empty => Some("start it as a follower (--replicaof)"),
         RecoverError::Malformed { .. } => Some("nothing was touched; use the build of Farkeep that wrote it"),
         RecoverError::Pool(error) => about_pool(error),
         _ => None,

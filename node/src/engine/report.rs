@@ -92,7 +92,7 @@ impl Engine {
             ),
             None => (history.epoch(), log.durable()),
         };
-        history.standing(&log.geometry(), log.state().followed, last, end)
+        history.standing(&log.geometry(), last, end)
     }
 
     /// ROLE.

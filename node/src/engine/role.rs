@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use farkeep_core::heap::{Heap, View};
 use farkeep_core::inspect;
-use farkeep_core::log::{Appender, Claim, Geometry, Position, Promise, Replid};
+use farkeep_core::log::{Appender, Beginning, Claim, Geometry, Position, Promise, Reign, Replid};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::pool::{Pool, PoolOptions};
 use farkeep_core::recover::{self, LeaderOptions, SyncStart};
@@ -104,6 +104,9 @@ impl Leading {
 
     /// Makes everything appended persistent, or asks the log writer to.
     pub(super) fn make_durable(&mut self, node: &Node) {
+        if self.machine.may_settle() {
+            self.settle();
+        }
         use farkeep_core::heap::RedoSink;
         let appended = self.appender.appended();
         let moved = appended > self.machine.appended();
@@ -118,6 +121,18 @@ impl Leading {
             self.machine.set_now(node.now_us());
         }
         self.machine.set_durable(durable);
+    }
+
+    /// Has the reign count, for which enough followers have come.
+    fn settle(&mut self) {
+        match recover::settle(&mut self.appender) {
+            Ok(end) => {
+                tracing::info!(epoch = %self.machine.epoch(), followers = self.machine.followers().len(), "the reign is settled");
+                self.machine.settled(end);
+            }
+            // It is tried again in the next turn, and no write comes before it.
+            Err(error) => tracing::debug!(%error, "the reign could not be settled yet"),
+        }
     }
 
     /// Arranges for the tail cell to follow a commit that nothing else carries to the followers.
@@ -221,7 +236,7 @@ impl Engine {
             counters: Counters::default(),
         };
         let opened = match &config.replicaof {
-            None => engine.open_as_leader(config, Promise::default(), engine.quorum(config), false)?,
+            None => engine.open_as_leader(config, Promise::default(), 0, false)?,
             Some(leader) => engine.open_as_follower(config, leader.clone())?,
         };
         Ok((engine, opened))
@@ -232,32 +247,35 @@ impl Engine {
         format!("the pool {}", self.pool.path().display())
     }
 
-    /// How many followers it takes for this node to lead without having been promoted: see [`Leader::wanted`].
-    fn quorum(&self, config: &Config) -> usize {
-        let followed = self.pool.log().state().followed;
-        let quorum = if followed == Epoch::ZERO { 0 } else { peers::quorum(&config.pool) };
+    /// How many followers it takes for this node to lead in a reign that begins like this: see [`Leader::wanted`]. `known`: so many, if the pool
+    /// does not remember more.
+    fn quorum(&self, config: &Config, reign: &Reign, known: usize) -> usize {
+        if reign.beginning() != Beginning::Contested {
+            return 0;
+        }
+        let quorum = peers::quorum(&config.pool).max(known);
         if quorum > config.sync_followers {
             tracing::warn!(
-                %followed,
+                followed = %self.pool.log().state().followed,
                 quorum,
-                "this node leads because its configuration says so: it had followed another leader and was not promoted since, so it takes \
-                 writes only when so many followers have come. If the group has a leader, have this node follow that one (REPLICAOF)"
+                "nobody has promoted this node, and another one may lead: it takes writes only when so many followers have come. If the group \
+                 has a leader, have this node follow that one (REPLICAOF)"
             );
         }
         quorum
     }
 
-    /// `quorum`: how many followers have to hold the reign's first record, if more than `sync-followers`.
+    /// `known`: how many followers it takes as far as the sessions know, if another node may lead; see [`Engine::quorum`].
     fn open_as_leader(
         &mut self,
         config: &Config,
         promise: Promise,
-        quorum: usize,
+        known: usize,
         promoted: bool,
     ) -> Result<Opened> {
         let options =
             LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid(random()), Some(random())) };
-        let recover::Leader { mut heap, mut appender, replayer, reign_begun, committed, .. } =
+        let recover::Leader { mut heap, mut appender, replayer, reign, reign_begun, committed } =
             recover::open_leader(&self.pool, &options).with_context(|| self.of_pool())?;
         let log = Arc::clone(self.pool.log());
         self.counters.redo_start = reign_begun;
@@ -281,7 +299,7 @@ impl Engine {
         let start = Start {
             history: history::to_message(&log.history()),
             followed: log.state().followed,
-            quorum,
+            quorum: self.quorum(config, &reign, known),
             committed,
             established: reign_begun,
             durable: durable.min(reign_begun),
@@ -621,20 +639,15 @@ impl Engine {
     /// When the reign cannot begin.
     pub fn renew_reign(&mut self, node: &Node, above: Promise) -> Result<()> {
         let config = node.config();
-        let own = self.pool.log().history().epoch();
-        // Somebody else was to be promoted, and may lead those that are not here.
-        let quorum = match &self.role {
-            Role::Leader(leading) if above.epoch.promotions() > own.promotions() => {
-                leading.sessions.quorum(&config)
-            }
+        let known = match &self.role {
+            Role::Leader(leading) => leading.sessions.quorum(&config),
             _ => 0,
         };
-        let quorum = quorum.max(self.quorum(&config));
         *node.replayer.lock() = None;
         self.drop_role();
         let promise = Promise { epoch: above.epoch.next(), ..above };
         // Uncommitted transactions are durable in the log and come back into the new working view.
-        let opened = self.open_as_leader(&config, promise, quorum, false).inspect_err(|_| node.stop())?;
+        let opened = self.open_as_leader(&config, promise, known, false).inspect_err(|_| node.stop())?;
         node.install(opened);
         Ok(())
     }

@@ -129,6 +129,8 @@ pub struct Cluster {
     leader: usize,
     /// How many failovers it has begun: what tells its promotions apart.
     failovers: u64,
+    /// A node has led since, or does, that the operator knows nothing of.
+    usurped: bool,
     /// Pairs of nodes that cannot reach each other until then.
     partitions: Vec<(usize, usize, u64)>,
     /// Until when a node that is down stays down, whatever the operator does: longer than the ring may reach back.
@@ -154,6 +156,7 @@ impl Cluster {
             arrivals: Vec::new(),
             leader: 0,
             failovers: 0,
+            usurped: false,
             partitions: Vec::new(),
             absent: vec![0; count],
             report: Report::default(),
@@ -162,7 +165,7 @@ impl Cluster {
             rng: rng.clone(),
             oracle: Oracle::default(),
         };
-        cluster.nodes[0].lead(Promise::default(), Lsn::ZERO, &mut rng, &mut oracle);
+        cluster.nodes[0].lead(Promise::default(), false, Lsn::ZERO, &mut rng, &mut oracle);
         for node in &mut cluster.nodes[1..] {
             node.follow(0, 0, &mut rng, &mut oracle);
         }
@@ -414,7 +417,7 @@ impl Cluster {
         if let Some(above) = renew {
             let known = machine.committed();
             self.say(|| format!("leader {index} begins a reign above epoch {}", above.epoch));
-            self.renew(index, above, known);
+            self.renew(index, above, false, known);
         }
     }
 

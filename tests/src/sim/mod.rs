@@ -33,6 +33,7 @@ pub fn run(seed: u64) -> Report {
     let plan = Plan {
         ring_len: segment_len * if rng.chance(75) { rng.between(5, 8) } else { 64 },
         segment_len,
+        followers,
         domain: if rng.chance(8) { Domain::Disk } else { Domain::Pmem },
         leader: Config {
             sync_followers: rng.between(1, followers as u64) as usize,

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use farkeep_core::heap::{CommitError, View};
-use farkeep_core::log::{EpochHistory, Geometry, Position, Promise, Replid, Tail};
+use farkeep_core::log::{Beginning, EpochHistory, Geometry, LogState, Position, Promise, Replid, Tail};
 use farkeep_core::lsn::{Epoch, Lsn, Watermarks};
 use farkeep_core::pmem::crash::CrashDouble;
 use farkeep_core::pmem::domain::{Domain, Durability};
 use farkeep_core::pool::{Pool, PoolOptions};
-use farkeep_core::recover::{self, LeaderOptions, SyncStart};
+use farkeep_core::recover::{self, LeaderOptions, RecoverError, SyncStart};
 use farkeep_core::replay::Replayer;
 use farkeep_fabric::sim::FarEnd;
 use farkeep_fabric::tcp::Agent;
@@ -42,6 +42,8 @@ pub struct Plan {
     pub segment_len: u64,
     /// What the pools lie on.
     pub domain: Domain,
+    /// How many followers a leader has.
+    pub followers: usize,
     /// How a leader is configured.
     pub leader: leader::Config,
     /// How many bytes a leader may post to a follower in one go.
@@ -240,6 +242,14 @@ impl Node {
         self.pool = Some(Pool::on_double(&self.double, &options).expect("a pool survives any crash"));
     }
 
+    /// What a node that is down has in its pool.
+    pub fn state(&mut self) -> LogState {
+        if self.pool.is_none() {
+            self.open_pool();
+        }
+        self.pool().log().state()
+    }
+
     fn identity(&self) -> Identity {
         let geometry = self.pool().log().geometry();
         Identity {
@@ -252,8 +262,15 @@ impl Node {
         }
     }
 
-    /// Starts as a leader: a new reign, of at least this epoch.
-    pub fn lead(&mut self, promise: Promise, known_committed: Lsn, rng: &mut Rng, oracle: &mut Oracle) {
+    /// Starts as a leader: a new reign, of at least this epoch. `promoted`: by an operator who has seen what enough others hold.
+    pub fn lead(
+        &mut self,
+        promise: Promise,
+        promoted: bool,
+        known_committed: Lsn,
+        rng: &mut Rng,
+        oracle: &mut Oracle,
+    ) {
         if self.pool.is_none() {
             self.open_pool();
         }
@@ -262,13 +279,16 @@ impl Node {
         let mut dataset = [0; 16];
         rng.fill(&mut dataset);
         let end = recover::survey(self.pool().log()).end;
-        // The operator knows what it does.
         let options =
-            LeaderOptions { promise, promoted: true, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
-        let opened = recover::open_leader(self.pool(), &options).expect("a log survives any crash");
+            LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
+        let opened = match recover::open_leader(self.pool(), &options) {
+            Err(RecoverError::Empty) => return self.kill(oracle),
+            opened => opened.expect("a log survives any crash"),
+        };
         let end = if end.lsn == Lsn::ZERO { self.pool().log().state().checkpoint } else { end };
         // Known even if the power has failed meanwhile: the reign's first record may survive all the same.
-        oracle.leads(self.index, end, opened.appender.position(), opened.heap.view());
+        let (how, begun) = (opened.reign.beginning(), opened.appender.position());
+        oracle.leads(self.index, how == Beginning::Promoted, end, begun, opened.heap.view());
         if self.dark() {
             return self.power_cut(rng, oracle);
         }
@@ -277,7 +297,10 @@ impl Node {
             history: history::to_message(&log.history()),
             followed: log.state().followed,
             committed: opened.committed.max(known_committed),
-            quorum: 0,
+            quorum: match how {
+                Beginning::Contested => self.plan.followers - self.plan.leader.sync_followers,
+                _ => 0,
+            },
             established: opened.reign_begun,
             durable: opened.appender.durable(),
             local: LocalWatermarks::of(log, opened.replayer.checkpoint_lsn()),
@@ -481,6 +504,20 @@ impl Node {
         let Role::Leading(leading) = &mut self.role else { return };
         leading.appender.set_floor(leading.machine.floor());
         leading.appender.set_committed_hint(leading.machine.committed());
+        if leading.machine.may_settle() {
+            let before = leading.appender.position();
+            match recover::settle(&mut leading.appender) {
+                Ok(end) => {
+                    oracle.appended(before, leading.appender.position(), leading.heap.view());
+                    if !self.double.blown() {
+                        leading.machine.settled(end);
+                    }
+                }
+                // A follower's image has to be carried along first.
+                Err(RecoverError::Append(CommitError::LogFull { .. })) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
         for _ in 0..rng.below(4) {
             // Clients wait for their replies.
             if leading.machine.can_write().is_err() || leading.held.len() >= CLIENTS {
@@ -604,13 +641,16 @@ impl Node {
         !matches!(self.role, Role::Down)
     }
 
-    /// The epoch of the last record of a follower's log, and where it ends. Nothing, in the middle of a sync.
+    /// How far a follower's log is, to be compared with others. Nothing, in the middle of a sync.
     pub fn rank(&self) -> (Epoch, Lsn) {
         match &self.role {
-            Role::Following(following) if !following.machine.is_mid_sync() => following
-                .opened
-                .as_ref()
-                .map_or((Epoch::ZERO, Lsn::ZERO), |opened| (opened.tail.end().epoch, opened.tail.end().lsn)),
+            Role::Following(following) if !following.machine.is_mid_sync() => {
+                let log = self.pool().log();
+                following.opened.as_ref().map_or((Epoch::ZERO, Lsn::ZERO), |opened| {
+                    let end = opened.tail.end();
+                    log.history().standing(&log.geometry(), end.epoch, end.lsn)
+                })
+            }
             _ => (Epoch::ZERO, Lsn::ZERO),
         }
     }

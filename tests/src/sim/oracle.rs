@@ -110,9 +110,12 @@ impl Oracle {
         );
     }
 
-    /// A node begins to lead: its log ended at `end`, and its reign's first record ends at `begun`.
-    pub fn leads(&mut self, node: usize, end: Position, begun: Position, view: &View) {
-        self.descends(node, key(end));
+    /// A node begins to lead: its log ended at `end`, and its reign's first record ends at `begun`. One that was not promoted may lack
+    /// something, as long as it commits nothing.
+    pub fn leads(&mut self, node: usize, promoted: bool, end: Position, begun: Position, view: &View) {
+        if promoted {
+            self.descends(node, key(end));
+        }
         if let Some(state) = self.states.get(&key(end)) {
             assert_eq!(
                 fingerprint(view),

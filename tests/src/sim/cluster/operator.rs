@@ -9,7 +9,7 @@ use super::*;
 impl Cluster {
     /// Something goes wrong, or the operator does something about it.
     pub(super) fn trouble(&mut self, node: usize) {
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0..2 => self.cut(),
             2..4 => self.fault(node),
             4 => self.failover(),
@@ -24,6 +24,7 @@ impl Cluster {
             7 => self.outbid(),
             8 => self.blackout(),
             9 => self.resync(),
+            10 => self.usurp(node),
             _ => self.restart(node),
         }
     }
@@ -109,6 +110,11 @@ impl Cluster {
 
     /// A node that is down comes back in the role the operator knows it in; a zombie may learn that it is one.
     fn restart(&mut self, index: usize) {
+        if let Role::Following(following) = &self.nodes[index].role
+            && following.target != self.leader
+        {
+            return self.follow_again(&[index]);
+        }
         if self.nodes[index].is_up() && (index == self.leader || !self.nodes[index].leads()) {
             return;
         }
@@ -127,10 +133,39 @@ impl Cluster {
         if index == self.leader {
             self.say(|| format!("node {index} restarts and leads"));
             self.report.reigns += 1;
-            self.nodes[index].lead(Promise::default(), Lsn::ZERO, &mut self.rng, &mut self.oracle);
+            // If its promotion came to nothing, that is done again: those who have promised still do.
+            let state = self.nodes[index].state();
+            let undone = state.followed != Epoch::ZERO || state.promised.epoch > state.history.epoch();
+            let again = undone && !self.usurped;
+            self.nodes[index].lead(Promise::default(), again, Lsn::ZERO, &mut self.rng, &mut self.oracle);
         } else {
             self.say(|| format!("node {index} restarts and follows {}", self.leader));
             self.nodes[index].follow(self.leader, self.now_ms, &mut self.rng, &mut self.oracle);
+        }
+    }
+
+    /// A node is started as the leader that an old configuration says it is, and some follow it.
+    fn usurp(&mut self, index: usize) {
+        if index == self.leader || self.nodes[index].leads() || self.now_ms < self.absent[index] {
+            return;
+        }
+        if self.nodes[index].is_up() {
+            self.unplug(index);
+            self.nodes[index].kill(&mut self.oracle);
+        }
+        let state = self.nodes[index].state();
+        if state.is_blank() || state.mid_sync {
+            return;
+        }
+        self.say(|| format!("node {index} restarts as a leader that nobody has promoted"));
+        self.usurped = true;
+        self.report.reigns += 1;
+        self.nodes[index].lead(Promise::default(), false, Lsn::ZERO, &mut self.rng, &mut self.oracle);
+        self.crash_if_dark(index);
+        for other in 0..self.nodes.len() {
+            if self.rng.chance(60) {
+                self.turn_to(other, index);
+            }
         }
     }
 
@@ -184,7 +219,8 @@ impl Cluster {
         self.nodes[best].role = Role::Down;
         self.leader = best;
         self.report.reigns += 1;
-        self.nodes[best].lead(promotion.promise, promotion.committed, &mut self.rng, &mut self.oracle);
+        self.usurped &= (0..self.nodes.len()).any(|index| index != old && self.nodes[index].leads());
+        self.nodes[best].lead(promotion.promise, true, promotion.committed, &mut self.rng, &mut self.oracle);
         self.crash_if_dark(best);
         self.follow_again(&candidates);
     }
@@ -195,6 +231,9 @@ impl Cluster {
     fn outbid(&mut self) {
         let leader = self.leader;
         let Role::Leading(leading) = &self.nodes[leader].role else { return };
+        if self.usurped {
+            return;
+        }
         let known = leading.machine.committed();
         let history = self.nodes[leader].pool().log().history();
         let reign = history.current().map(Promise::to).expect("it reigns");
@@ -221,28 +260,33 @@ impl Cluster {
                 Promise { epoch: highest.epoch.next_promotion(), claim: Claim::NONE }
             };
             self.say(|| format!("the operator has node {leader} begin a reign above epoch {}", above.epoch));
-            self.renew(leader, above, known);
+            self.renew(leader, above, true, known);
         }
     }
 
-    pub(super) fn renew(&mut self, leader: usize, above: Promise, known: Lsn) {
+    pub(super) fn renew(&mut self, leader: usize, above: Promise, promoted: bool, known: Lsn) {
         self.unplug(leader);
         self.nodes[leader].role = Role::Down;
         self.oracle.forget(leader);
         self.report.reigns += 1;
         let promise = Promise { epoch: above.epoch.next(), ..above };
-        self.nodes[leader].lead(promise, known, &mut self.rng, &mut self.oracle);
+        self.nodes[leader].lead(promise, promoted, known, &mut self.rng, &mut self.oracle);
         self.crash_if_dark(leader);
     }
 
     fn follow_again(&mut self, nodes: &[usize]) {
         let leader = self.leader;
         for &index in nodes {
-            if let Role::Following(following) = &mut self.nodes[index].role {
-                following.target = leader;
-                let actions = following.machine.follow(self.now_ms);
-                self.carry_out(index, actions);
-            }
+            self.turn_to(index, leader);
+        }
+    }
+
+    /// A node that follows is told whom.
+    fn turn_to(&mut self, index: usize, leader: usize) {
+        if let Role::Following(following) = &mut self.nodes[index].role {
+            following.target = leader;
+            let actions = following.machine.follow(self.now_ms);
+            self.carry_out(index, actions);
         }
     }
 
@@ -261,6 +305,10 @@ impl Cluster {
                     self.restart(index);
                 }
                 self.outbid();
+            }
+            // A leader that nobody has promoted does not take their records from the others: the one that holds the most is to lead.
+            if round % 500 == 499 && !damaged && (self.usurped || self.is_stranded()) {
+                self.failover();
             }
             self.step();
             let leader = self.leader;
@@ -291,6 +339,14 @@ impl Cluster {
         }
         let states: Vec<_> = self.nodes.iter().map(|node| node.summary()).collect();
         panic!("the cluster does not come together again; leader {}: {states:#?}", self.leader);
+    }
+
+    /// Whether too few follow the operator's leader for it to lead them.
+    fn is_stranded(&self) -> bool {
+        match &self.nodes[self.leader].role {
+            Role::Leading(leading) => !leading.machine.is_settled(),
+            _ => false,
+        }
     }
 
     /// Followers of the operator's leader that are up to date.
