@@ -3,7 +3,7 @@
 //! A pure decision over two epoch histories and a few numbers. The point from which a log can go on is the last one
 //! that both logs have in common: up to it they hold the same records, because a record's place and epoch name it.
 
-use farkeep_core::log::{Beginning, Claim, EpochHistory, Geometry, Promise};
+use farkeep_core::log::{self, Beginning, Claim, EpochHistory, Geometry, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
@@ -102,9 +102,10 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     };
     let is_idle = theirs.standing(&geometry, theirs.epoch(), durable).1 <= common;
     let has_nothing_to_lose = durable <= common || has_only_begun || is_idle || hello.replace_dataset;
-    let undisputed = undisputed(ours, &geometry);
+    // Who has nothing to lose may help to settle a reign, and is then one of those who know of it.
+    let beside = if has_nothing_to_lose { asked_for(ours) } else { undisputed(ours, &geometry) };
     let foreign_reign =
-        last.is_some_and(|reign| Epoch::new(reign.epoch) >= undisputed && !ours.history.contains(reign));
+        last.is_some_and(|reign| Epoch::new(reign.epoch) >= beside && !ours.history.contains(reign));
     let is_foreign =
         foreign_reign || !ours.past.current().is_some_and(|reign| promised.admits(Promise::to(reign)));
     if is_foreign {
@@ -112,11 +113,15 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
             return Decision::Renew { above: above(ours.past, &theirs, promised) };
         }
         let followed = promised.epoch.max(Epoch::new(last.map_or(0, |reign| reign.epoch)));
+        let or_older = match followed.promotions() == Epoch::new(epoch).promotions() {
+            true => ", or its pool is an older one",
+            false => "",
+        };
         return refuse(
             RefuseReason::StaleLeader,
             format!(
                 "the follower has followed epoch {followed} and holds records up to LSN {durable} that this leader of epoch \
-                 {} does not have (common up to {common}): this leader has been superseded",
+                 {} does not have (common up to {common}): this leader has been superseded{or_older}",
                 Epoch::new(epoch),
             ),
         );
@@ -156,11 +161,17 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     Decision::Sync { why: why_not, fabric, fabric_reason }
 }
 
-/// The latest of our reigns of which enough others knew before it counted: from earlier ones, nobody has gone on beside it. From this one
+/// The latest of our reigns that asks others before it counts, or has asked them.
+fn asked_for(ours: &Ours<'_>) -> Epoch {
+    let asks = |reign: &&log::Reign| reign.beginning() != Beginning::Resumed;
+    ours.past.reigns().iter().rev().find(asks).map_or(Epoch::ZERO, |reign| reign.epoch)
+}
+
+/// The latest of our reigns that enough others knew of before it counted: nobody has gone on beside it from an earlier one. From this one
 /// on, somebody may have who was not promoted either, whatever numbers this node's restarts have had since.
 fn undisputed(ours: &Ours<'_>, geometry: &Geometry) -> Epoch {
     let reigns = ours.past.reigns();
-    let is_undisputed = |index: usize| match reigns[index].beginning() {
+    let is_undisputed = |&index: &usize| match reigns[index].beginning() {
         Beginning::Promoted => true,
         Beginning::Resumed => false,
         Beginning::Contested => match reigns.get(index + 1) {
@@ -168,10 +179,7 @@ fn undisputed(ours: &Ours<'_>, geometry: &Geometry) -> Epoch {
             None => ours.settled,
         },
     };
-    (0..reigns.len())
-        .rev()
-        .find(|&index| is_undisputed(index))
-        .map_or(Epoch::ZERO, |index| reigns[index].epoch)
+    (0..reigns.len()).rev().find(is_undisputed).map_or(Epoch::ZERO, |index| reigns[index].epoch)
 }
 
 /// What a reign has to be above that takes in a follower with another promise: a higher number is gone on with, since whoever was to be promoted has not
@@ -507,13 +515,6 @@ mod tests {
         }
     }
 
-    /// The same reign of a leader that goes on above a promise to somebody else.
-    fn contested(mut reign: Reign) -> Reign {
-        let replid = Replid(reign.replid[..].try_into().unwrap()).beginning(Beginning::Contested);
-        reign.replid = replid.0.to_vec();
-        reign
-    }
-
     /// The same reign of a leader that goes on by itself.
     fn beginning(how: Beginning, mut reign: Reign) -> Reign {
         reign.replid = Replid([reign.replid[0]; 20]).beginning(how).0.to_vec();
@@ -534,8 +535,13 @@ mod tests {
                 "has been superseded",
             );
             // It has written nothing there, but may have helped whom it has followed to settle his reign.
-            let renewal = decide(settled, &ours, &beside(2900));
-            assert!(matches!(renewal, Decision::Renew { .. }), "{renewal:?}");
+            match decide(settled, &ours, &beside(2900)) {
+                Decision::Renew { .. } => assert_eq!(how, Beginning::Resumed),
+                decision => {
+                    assert_eq!(how, Beginning::Contested);
+                    assert_resumes(decision, 2900);
+                }
+            }
             // Of what was before its promotion a leader has whatever counts, and of its own.
             let before = hello(vec![reign(1, 1, 0), reign(3, 7, 1900)], 4000, 1000);
             assert_resumes(decide(settled, &ours, &before), 1900);

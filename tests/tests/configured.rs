@@ -107,6 +107,46 @@ fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others()
     }
 }
 
+fn position(node: &Server) -> [u64; 2] {
+    ["farkeep_log_epoch", "farkeep_log_end_lsn"]
+        .map(|field| node.info("farkeep", field).parse().expect("a number"))
+}
+
+/// Has the command line promote whoever of these holds the most.
+#[track_caller]
+fn fail_over_among(nodes: &[&Server]) -> String {
+    let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
+    command.args(["failover", "--force"]);
+    for node in nodes {
+        command.args(["--node", &format!("127.0.0.1:{}", node.port())]);
+    }
+    let output = command.output().expect("farkeep can be started");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// Its first record has reached a follower, but not so many that it could have come to anything.
+#[test]
+fn whoever_has_joined_a_leader_by_configuration_is_not_the_most_advanced_one_for_it() {
+    let [mut first, mut second, third, mut late] = led_by_another_than_configured();
+    first.kill();
+    late.kill();
+    late.spawn_only();
+    first.restart();
+    wait_for_followers(&first, 1);
+    let begun = || first.info("farkeep", "farkeep_appended_lsn").parse::<u64>().expect("a number");
+    wait::until("its first record to be there", || {
+        late.info("farkeep", "farkeep_durable_lsn").parse::<u64>().expect("a number") == begun()
+    });
+    second.client().expect_ok("SET acknowledged yes");
+    second.kill();
+    first.kill();
+    assert!(position(&late) < position(&third), "{:?} {:?}", position(&late), position(&third));
+    let said = fail_over_among(&[&third, &late]);
+    assert_eq!(third.client().words("GET acknowledged").text().as_deref(), Some("yes"), "{said}");
+}
+
 /// Each start as a leader begins a reign of its own, of a higher number than that in which the others go on.
 #[test]
 fn a_node_that_is_started_as_a_leader_again_and_again_is_not_the_most_advanced_one_for_it() {
@@ -118,19 +158,8 @@ fn a_node_that_is_started_as_a_leader_again_and_again_is_not_the_most_advanced_o
     first.client().expect_ok("REPLICAOF 127.0.0.1 1");
     second.client().expect_ok("SET acknowledged yes");
     second.kill();
-    let position = |node: &Server| {
-        ["farkeep_log_epoch", "farkeep_log_end_lsn"]
-            .map(|field| node.info("farkeep", field).parse::<u64>().expect("a number"))
-    };
     assert!(position(&first) < position(&other), "{:?} {:?}", position(&first), position(&other));
-    let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
-    command.args(["failover", "--force"]);
-    for node in [&first, &other] {
-        command.args(["--node", &format!("127.0.0.1:{}", node.port())]);
-    }
-    let output = command.output().expect("farkeep can be started");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{said}");
+    let said = fail_over_among(&[&first, &other]);
     assert_eq!(other.client().words("GET acknowledged").text().as_deref(), Some("yes"), "{said}");
 }
 
@@ -159,7 +188,7 @@ fn a_leader_with_an_older_pool_takes_no_committed_writes_away_from_its_follower(
     pair.leader.kill();
     pair.leader.restart();
     wait::until("the refusal", || {
-        pair.follower.info("farkeep", "farkeep_link_down_reason").contains("pool is an older one")
+        pair.follower.info("farkeep", "farkeep_link_down_reason").contains("its pool is an older one")
     });
     assert_eq!(pair.follower.client().words("GET key").text().as_deref(), Some("new"));
 }

@@ -114,8 +114,9 @@ fn what_a_node_is_told_while_it_asks_its_peers_in_vain_stays() {
 /// It was replaced without knowing, and somebody has told a follower that had been counted on to follow it again.
 #[test]
 fn a_leader_that_was_replaced_takes_no_writes_with_one_follower_that_comes_back() {
-    let group = Group::start(3);
-    let [zombie, back, promoted, other] = &group.0[..] else { unreachable!() };
+    let mut group = Group::start(3);
+    let [zombie, back, promoted, other] = &mut group.0[..] else { unreachable!() };
+    let (back, promoted, other) = (&*back, &*promoted, &*other);
     let claim = "00000000000000cc";
     for node in [back, promoted, other] {
         let reply = node.client().words(&format!("FARKEEP.FENCE 0 {claim}"));
@@ -127,8 +128,16 @@ fn a_leader_that_was_replaced_takes_no_writes_with_one_follower_that_comes_back(
     wait::until("it to begin a reign above what the follower has promised", || {
         zombie.info("farkeep", "farkeep_epoch_shown") == "<1.1"
     });
-    wait_for_followers(zombie, 1);
-    assert!(zombie.client().words("SET acknowledged no").is_error("NOREPLICAS"));
+    // Nor after a restart.
+    for restarts in 0..3 {
+        if restarts > 0 {
+            zombie.kill();
+            zombie.restart();
+        }
+        wait_for_followers(zombie, 1);
+        assert!(zombie.client().words("SET acknowledged no").is_error("NOREPLICAS"), "{restarts}");
+    }
+    let zombie = &*zombie;
     wait_for_link(promoted, other);
     promoted.client().expect_ok("SET acknowledged yes");
     // All the others come back as well: it was not replaced after all.
