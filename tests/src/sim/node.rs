@@ -508,7 +508,7 @@ impl Node {
             let before = leading.appender.position();
             match recover::settle(&mut leading.appender) {
                 Ok(end) => {
-                    oracle.appended(before, leading.appender.position(), leading.heap.view());
+                    oracle.marked(before, leading.appender.position());
                     if !self.double.blown() {
                         leading.machine.settled(end);
                     }

@@ -48,7 +48,16 @@ pub fn fingerprint(view: &View) -> u64 {
 impl Oracle {
     /// A leader has appended a transaction behind `parent`, and this is its working view now.
     pub fn appended(&mut self, parent: Position, end: Position, view: &View) {
-        let image = fingerprint(view);
+        self.leaves(parent, end, fingerprint(view));
+    }
+
+    /// A leader has appended a record that stores nothing. Its working view may hold what an aborted transaction has left, which
+    /// the next one repairs.
+    pub fn marked(&mut self, parent: Position, end: Position) {
+        self.leaves(parent, end, self.states[&key(parent)].image);
+    }
+
+    fn leaves(&mut self, parent: Position, end: Position, image: u64) {
         let state = State { parent: key(parent), image };
         // Only the first record of a reign, which stores nothing, can be the same in two logs.
         if let Some(before) = self.states.insert(key(end), state) {

@@ -146,7 +146,7 @@ impl Cluster {
 
     /// A node is started as the leader that an old configuration says it is, and some follow it.
     fn usurp(&mut self, index: usize) {
-        if index == self.leader || self.nodes[index].leads() || self.now_ms < self.absent[index] {
+        if index == self.leader || self.now_ms < self.absent[index] {
             return;
         }
         if self.nodes[index].is_up() {
