@@ -112,9 +112,9 @@ fn position(node: &Server) -> [u64; 2] {
         .map(|field| node.info("farkeep", field).parse().expect("a number"))
 }
 
-/// Has the command line promote whoever of these holds the most.
+/// Has the command line promote whoever of these holds the most. Says whether it has, and what it prints.
 #[track_caller]
-fn fail_over_among(nodes: &[&Server]) -> String {
+fn fail_over_among(nodes: &[&Server]) -> (bool, String) {
     let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
     command.args(["failover", "--force"]);
     for node in nodes {
@@ -122,8 +122,7 @@ fn fail_over_among(nodes: &[&Server]) -> String {
     }
     let output = command.output().expect("farkeep can be started");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{said}");
-    said
+    (output.status.success(), said)
 }
 
 /// Its first record has reached a follower, but not so many that it could have come to anything.
@@ -141,9 +140,15 @@ fn whoever_has_joined_a_leader_by_configuration_is_not_the_most_advanced_one_for
     });
     second.client().expect_ok("SET acknowledged yes");
     second.kill();
+    let (done, said) = fail_over_among(&[&third, &late]);
+    assert!(
+        !done && said.contains("leads because its configuration says so: 1 of the 2 followers"),
+        "{said}"
+    );
     first.kill();
     assert!(position(&late) < position(&third), "{:?} {:?}", position(&late), position(&third));
-    let said = fail_over_among(&[&third, &late]);
+    let (done, said) = fail_over_among(&[&third, &late]);
+    assert!(done, "{said}");
     assert_eq!(third.client().words("GET acknowledged").text().as_deref(), Some("yes"), "{said}");
 }
 
@@ -159,7 +164,8 @@ fn a_node_that_is_started_as_a_leader_again_and_again_is_not_the_most_advanced_o
     second.client().expect_ok("SET acknowledged yes");
     second.kill();
     assert!(position(&first) < position(&other), "{:?} {:?}", position(&first), position(&other));
-    let said = fail_over_among(&[&first, &other]);
+    let (done, said) = fail_over_among(&[&first, &other]);
+    assert!(done, "{said}");
     assert_eq!(other.client().words("GET acknowledged").text().as_deref(), Some("yes"), "{said}");
 }
 

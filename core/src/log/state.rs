@@ -25,8 +25,8 @@ pub struct LogState {
     pub oldest: Lsn,
     /// What this node has promised.
     pub promised: Promise,
-    /// The epoch of the last reign that this node has followed and has not been promoted above since: of that reign others may hold
-    /// more than this node, whatever was committed of it. `Epoch::ZERO`: none.
+    /// The epoch of the last reign that this node has followed and has not been promoted, or settled a reign of its own, above since: of that
+    /// reign others may hold more than this node, whatever was committed of it. `Epoch::ZERO`: none.
     pub followed: Epoch,
     /// The image is in the middle of a delta sync and of no use by itself (I10).
     pub mid_sync: bool,

@@ -130,7 +130,7 @@ impl Leading {
                 tracing::info!(epoch = %self.machine.epoch(), followers = self.machine.followers().len(), "the reign is settled");
                 self.machine.settled(end);
             }
-            // It is tried again in the next turn, and no write comes before it.
+            // It is tried again in the next turn.
             Err(error) => tracing::debug!(%error, "the reign could not be settled yet"),
         }
     }
@@ -247,8 +247,8 @@ impl Engine {
         format!("the pool {}", self.pool.path().display())
     }
 
-    /// How many followers it takes for this node to lead in a reign that begins like this: see [`Leader::wanted`]. `known`: so many, if the pool
-    /// does not remember more.
+    /// How many followers it takes to settle this reign, if more than `sync-followers`: see [`Leader::wanted`]. `known`: so many, if the pool does
+    /// not remember more.
     fn quorum(&self, config: &Config, reign: &Reign, known: usize) -> usize {
         if reign.beginning() != Beginning::Contested {
             return 0;

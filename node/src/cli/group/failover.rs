@@ -30,7 +30,7 @@ use farkeep_core::log::Claim;
 use farkeep_proto::resp::client::Reply;
 
 use super::discover::{Address, Group, Login, Node};
-use super::show::refuses_writes;
+use super::show::{refuses_writes, why_contested};
 use super::{GroupArguments, WOULD_LOSE};
 use crate::cli::client::Client;
 use crate::commands::info::human;
@@ -80,7 +80,13 @@ pub fn failover(arguments: &FailoverArguments) -> Result<ExitCode> {
     };
     match group.leaders().as_slice() {
         [] => run.unplanned(),
-        [leader] => run.planned(leader),
+        [leader] => match why_contested(leader) {
+            None => run.planned(leader),
+            Some(why) => bail!(
+                "{} leads because its configuration says so: {why}. If none does, have it follow one of its followers, and run this again",
+                leader.announced()
+            ),
+        },
         [first, second, ..] => bail!(
             "both {} and {} lead: tell the one to be given up to follow the other (REPLICAOF)",
             first.announced(),

@@ -121,6 +121,13 @@ pub(super) fn refuses_writes(leader: &Node) -> bool {
     why_refused(&leader.info).is_some()
 }
 
+/// Why a leader that nobody has promoted has nothing to hand over yet.
+pub(super) fn why_contested(leader: &Node) -> Option<String> {
+    let wants_more =
+        leader.info.number("farkeep_followers_wanted") > leader.info.number("farkeep_sync_followers");
+    why_refused(&leader.info).filter(|_| wants_more)
+}
+
 /// Why a leader refuses writes, if it has too few followers to take them.
 pub fn why_refused(info: &Fields) -> Option<String> {
     let (have, sync) = (info.number("farkeep_followers_in_reach"), info.number("farkeep_sync_followers"));
