@@ -463,9 +463,11 @@ impl Engine {
         self.drop_role();
         self.begin_reign();
         let promise = Promise { epoch: promise.epoch.of_the_promoted(), ..promise };
+        let before = self.pool.log().history().epoch();
         let opened = match self.open_as_leader(&config, promise, 0, true) {
             Ok(opened) => opened,
             Err(error) => {
+                self.give_up_reign(before);
                 self.go_on_following(node, former);
                 return Err(error);
             }
@@ -554,9 +556,8 @@ impl Engine {
         }
         node.has_been_promoted.store(false, Ordering::Release);
         self.drop_role();
-        if idle_reign && let Err(error) = recover::disown_reign(&self.pool) {
-            // It can follow all the same, if only a leader of a later epoch.
-            tracing::warn!(%error, "a reign that committed nothing could not be given up");
+        if idle_reign {
+            self.give_up_reign(Epoch::ZERO);
         }
         self.begin_reign();
         self.end_handover(node);
@@ -659,6 +660,16 @@ impl Engine {
         self.moved = None;
         // What other nodes have done to watched keys meanwhile, nobody here was told.
         self.watches.break_all();
+    }
+
+    /// Gives up this node's reign, of which nobody was told, if it is a later one than `before`.
+    fn give_up_reign(&self, before: Epoch) {
+        if self.pool.log().history().epoch() > before
+            && let Err(error) = recover::disown_reign(&self.pool)
+        {
+            // It can follow all the same, if only a leader of a later epoch.
+            tracing::warn!(%error, "a reign that committed nothing could not be given up");
+        }
     }
 
     fn drop_role(&mut self) {
