@@ -97,6 +97,8 @@ fn a_follower_that_is_started_as_a_leader_takes_no_writes_away_from_the_others()
             node.info("farkeep", "farkeep_link_down_reason").contains("was not promoted")
         });
     }
+    let (done, said) = fail_over_among(&[&first, &second, &other]);
+    assert!(!done && said.contains("has no followers; 127.0.0.1:") && said.contains("(REPLICAOF)"), "{said}");
     second.client().expect_ok("REPLICAOF NO ONE");
     for node in [&first, &other] {
         node.client().expect_ok(&format!("REPLICAOF 127.0.0.1 {}", second.port()));

@@ -162,6 +162,17 @@ impl Run<'_> {
         ExitCode::from(UNHEALTHY)
     }
 
+    /// Why one of those that should follow does not, and what to do where a leader has come back that was replaced.
+    fn why_alone(&self) -> String {
+        let refused = self.group.followers().find_map(|node| {
+            let why = node.info.text("farkeep_link_down_reason");
+            why.contains("the leader refuses").then(|| format!("{} says: {why}", node.announced()))
+        });
+        refused.map_or_else(String::new, |refused| {
+            format!("; {refused}. If this leader was replaced, have it follow one of them (REPLICAOF), and run this again")
+        })
+    }
+
     /// Says how far the followers are, and who is to lead if that was said.
     fn show_followers(&self, leader: &Node) -> Result<Option<Address>> {
         let end = leader.info.number("farkeep_appended_lsn");
@@ -173,7 +184,7 @@ impl Run<'_> {
             })
             .collect();
         if lines.is_empty() {
-            bail!("the leader {} has no followers", leader.announced());
+            bail!("the leader {} has no followers{}", leader.announced(), self.why_alone());
         }
         say!("{} leads; its log ends at LSN {end}.", leader.announced());
         lines.sort_by_key(|(_, durable)| std::cmp::Reverse(*durable));
