@@ -7,6 +7,7 @@ use farkeep_core::log::{self, Beginning, Claim, EpochHistory, Geometry, Promise}
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
+use farkeep_proto::redo::HEADER_LEN;
 
 /// What the decision needs to know of the leader.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Ours<'a> {
     pub(crate) followed: Epoch,
     /// Whether the reign counts; see [`Leader::may_settle`](crate::Leader::may_settle).
     pub(crate) settled: bool,
+    /// Whether writes wait for followers.
+    pub(crate) waits: bool,
     pub(crate) oldest: Lsn,
     pub(crate) checked: Lsn,
     pub(crate) appended: Lsn,
@@ -98,7 +101,11 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     };
     // Idle reigns are nobody's: a leader that was ended before enough followers came has nothing to lose.
     let counted = theirs.standing(&geometry, theirs.epoch(), durable).1;
-    let has_nothing_to_lose = counted <= common || hello.replace_dataset;
+    // Nor has one that was promoted and took no write, where a commit says nothing of what others hold.
+    let has_only_begun = !ours.waits
+        && last.is_some_and(|reign| reign.start_lsn == common.get())
+        && durable == common + HEADER_LEN as u64;
+    let has_nothing_to_lose = counted <= common || has_only_begun || hello.replace_dataset;
     // Who has nothing to lose may help to settle a reign, and is then one of those who know of it.
     let beside = if has_nothing_to_lose { asked_for(ours) } else { undisputed(ours, &geometry) };
     let foreign_reign =
@@ -314,6 +321,7 @@ mod tests {
             past: &history::from_message(history).unwrap(),
             followed,
             settled,
+            waits: true,
             oldest: Lsn::new(oldest),
             checked: Lsn::new(oldest),
             appended: Lsn::new(appended),
@@ -338,6 +346,7 @@ mod tests {
             past: &history::from_message(&history).unwrap(),
             followed: Epoch::ZERO,
             settled: true,
+            waits: true,
             oldest: Lsn::ZERO,
             checked: Lsn::ZERO,
             appended: Lsn::ZERO,

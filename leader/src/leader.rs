@@ -60,6 +60,13 @@ pub struct Config {
     pub chunk_len: u64,
 }
 
+impl Config {
+    /// Whether no write is acknowledged that no follower holds.
+    fn waits(&self) -> bool {
+        self.sync_followers > 0 && self.on_follower_loss == OnFollowerLoss::Refuse
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -311,10 +318,9 @@ impl Leader {
         let epoch = Epoch::new(start.history.last().expect("a leader has a reign").epoch);
         let past = history::from_message(&start.history).expect("a pool's history is in order");
         let mut commit = CommitPoint::new(start.committed);
-        let promises =
+        let asks =
             config.on_follower_loss == OnFollowerLoss::Refuse && config.sync_followers.max(start.quorum) > 0;
-        let unsettled =
-            promises && past.current().is_some_and(|reign| reign.beginning() != Beginning::Promoted);
+        let unsettled = asks && past.current().is_some_and(|reign| reign.beginning() != Beginning::Promoted);
         if !unsettled {
             commit.mark(start.established);
         }
@@ -588,6 +594,7 @@ impl Leader {
             past: &self.past,
             followed: self.followed,
             settled: !self.unsettled,
+            waits: self.config.waits(),
             oldest: self.oldest(),
             checked: self.local.checked,
             appended: self.appended,

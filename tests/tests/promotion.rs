@@ -149,6 +149,24 @@ fn a_leader_that_was_replaced_takes_no_writes_with_one_follower_that_comes_back(
     wait_for_link(zombie, other);
 }
 
+/// As people do with a replica that they want to write to for once, and then do not.
+#[test]
+fn a_replica_that_was_promoted_and_has_taken_no_write_follows_again() {
+    for choice in ["--sync-followers 0", "--sync-followers 1 --on-follower-loss degrade"] {
+        let leader = ServerBuilder::farkeep().args(choice).start();
+        let address = format!("127.0.0.1 {}", leader.port());
+        let mut replica = ServerBuilder::farkeep().args(choice).directive("replicaof", &address).start();
+        expect_link_trouble(&mut replica);
+        wait_for_link(&leader, &replica);
+        for round in 0..2 {
+            leader.client().expect_ok(&format!("SET key {round}"));
+            replica.client().expect_ok("REPLICAOF NO ONE");
+            replica.client().expect_ok(&format!("REPLICAOF {address}"));
+            wait_for_link(&leader, &replica);
+        }
+    }
+}
+
 #[test]
 fn a_promotion_that_fails_leaves_the_follower_that_it_was() {
     let mut pair = Pair::start().expect_link_trouble();
