@@ -57,6 +57,23 @@ fn a_pair_on_disk_loses_nothing_when_its_leader_is_killed() {
     assert_eq!(pair.leader.info("farkeep", "farkeep_durability"), "disk");
 }
 
+/// Or nobody could read what came before the restart and was not known to be committed.
+#[test]
+fn a_leader_on_disk_that_is_restarted_settles_its_reign_without_a_write() {
+    let pools = tempfile::tempdir().expect("a temporary directory");
+    let builder =
+        |name: &str| ServerBuilder::farkeep().pool(&pools.path().join(name)).args("--durability disk");
+    let mut pair = Pair::with(builder("one"), builder("two")).expect_link_trouble();
+    pair.leader.client().expect_ok("SET k v");
+    pair.leader.kill();
+    pair.leader.restart();
+    wait::until("all to be committed", || {
+        let positions = ["farkeep_committed_lsn", "farkeep_appended_lsn"];
+        let [committed, appended] = positions.map(|field| pair.leader.info("farkeep", field));
+        committed == appended
+    });
+}
+
 #[test]
 fn a_pair_with_passwords_links_with_masterauth_only() {
     let mut leader = ServerBuilder::farkeep().args("--requirepass secret --sync-followers 0").start();

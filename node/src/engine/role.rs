@@ -123,15 +123,18 @@ impl Leading {
         self.machine.set_durable(durable);
     }
 
-    /// Has the reign count, for which enough followers have come.
-    fn settle(&mut self) {
+    /// Has the reign count, for which enough followers have come. Says whether it does; if not, that is tried again in the next turn.
+    fn settle(&mut self) -> bool {
         match recover::settle(&mut self.appender) {
             Ok(end) => {
                 tracing::info!(epoch = %self.machine.epoch(), followers = self.machine.followers().len(), "the reign is settled");
                 self.machine.settled(end);
+                true
             }
-            // It is tried again in the next turn.
-            Err(error) => tracing::debug!(%error, "the reign could not be settled yet"),
+            Err(error) => {
+                tracing::debug!(%error, "the reign could not be settled yet");
+                false
+            }
         }
     }
 
