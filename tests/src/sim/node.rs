@@ -281,8 +281,11 @@ impl Node {
         let end = recover::survey(self.pool().log()).end;
         let options =
             LeaderOptions { promise, promoted, ..LeaderOptions::new(Replid(replid), Some(dataset)) };
+        let has_followed = self.pool().log().state().followed != Epoch::ZERO;
         let opened = match recover::open_leader(self.pool(), &options) {
+            // It lacks what others have committed, and knows: of what was on its way when its power failed, any part may have come.
             Err(RecoverError::Empty) => return self.kill(oracle),
+            Err(RecoverError::Damaged { .. }) if !promoted && has_followed => return self.kill(oracle),
             opened => opened.expect("a log survives any crash"),
         };
         let end = if end.lsn == Lsn::ZERO { self.pool().log().state().checkpoint } else { end };
