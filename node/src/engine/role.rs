@@ -104,12 +104,13 @@ impl Leading {
 
     /// Makes everything appended persistent, or asks the log writer to.
     pub(super) fn make_durable(&mut self, node: &Node) {
+        use farkeep_core::heap::RedoSink;
+        let before = self.machine.appended();
         if self.machine.may_settle() {
             self.settle();
         }
-        use farkeep_core::heap::RedoSink;
         let appended = self.appender.appended();
-        let moved = appended > self.machine.appended();
+        let moved = appended > before;
         if moved {
             self.machine.set_appended(appended);
             if self.has_log_writer() && appended.get() >= node.log_group.load(Ordering::SeqCst) {
@@ -123,18 +124,15 @@ impl Leading {
         self.machine.set_durable(durable);
     }
 
-    /// Has the reign count, for which enough followers have come. Says whether it does; if not, that is tried again in the next turn.
-    fn settle(&mut self) -> bool {
+    /// Has the reign count, for which enough followers have come.
+    fn settle(&mut self) {
         match recover::settle(&mut self.appender) {
             Ok(end) => {
                 tracing::info!(epoch = %self.machine.epoch(), followers = self.machine.followers().len(), "the reign is settled");
                 self.machine.settled(end);
-                true
             }
-            Err(error) => {
-                tracing::debug!(%error, "the reign could not be settled yet");
-                false
-            }
+            // It is tried again in the next turn.
+            Err(error) => tracing::debug!(%error, "the reign could not be settled yet"),
         }
     }
 
