@@ -3,7 +3,7 @@
 //! `committed_lsn` is the highest *transaction end* that is durable here and on as many followers as are required.
 //! Followers may hold any prefix of the log, also one that ends inside a transaction, so the ends are kept here,
 //! one for each turn of the loop in which something was appended. A new reign begins with an empty list and
-//! its first mark is the end of its `EPOCH_START` record. That is all it takes for the rule that an earlier epoch's tail counts as
+//! its first mark is the end of its `EPOCH_START` record, or of the one that settles it. That is all it takes for the rule that an earlier epoch's tail counts as
 //! committed only once that record is: there is no earlier mark to commit to.
 
 use std::collections::VecDeque;

@@ -27,13 +27,17 @@ pub fn others(directory: &Path) -> Vec<PeerAddress> {
     followers.into_iter().filter(|peer| Some(peer) != yourself.as_ref()).collect()
 }
 
-/// How many followers a node with the pool in `directory` needs to lead a group that may have another leader: so many that of those who are left
-/// too few follow that one for it to acknowledge anything, and that one of these holds whatever it has acknowledged. 0 where the pool
-/// remembers no group.
-pub fn quorum(directory: &Path) -> usize {
+/// How many of a group's followers it takes to lead it where it may have another leader: so many that of those who are left too few follow that one
+/// for it to acknowledge anything, and that one of these holds whatever it has acknowledged. 0 where it acknowledges without any.
+pub fn quorum(followers: usize, sync_followers: usize) -> usize {
+    if sync_followers == 0 { 0 } else { followers.saturating_sub(sync_followers) }
+}
+
+/// The [`quorum`] of the group that the pool in `directory` remembers.
+pub fn remembered_quorum(directory: &Path) -> usize {
     let Peers { followers, sync_followers, .. } = load(directory).peers;
     // Of another leader's followers this node is one, and he will be one of this node's.
-    if sync_followers == 0 { 0 } else { followers.len().saturating_sub(sync_followers as usize) }
+    quorum(followers.len(), sync_followers as usize)
 }
 
 fn load(directory: &Path) -> Remembered {
@@ -80,9 +84,9 @@ mod tests {
         save(directory.path(), Some(&leader(1)), &peers);
         assert_eq!(of_leader(directory.path(), &leader(1)), peers);
         assert_eq!(of_leader(directory.path(), &leader(2)), Peers::default());
-        assert_eq!((others(directory.path()), quorum(directory.path())), (vec![peer(8)], 1));
+        assert_eq!((others(directory.path()), remembered_quorum(directory.path())), (vec![peer(8)], 1));
         save(directory.path(), None, &peers);
-        assert_eq!(quorum(directory.path()), 1, "its own followers");
+        assert_eq!(remembered_quorum(directory.path()), 1, "its own followers");
         fs::write(directory.path().join(NAME), [0xff; 9]).unwrap();
         assert_eq!(others(directory.path()), []);
     }

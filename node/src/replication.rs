@@ -410,12 +410,9 @@ impl Sessions {
         }
     }
 
-    /// How many of them leave so few to anybody else that he can acknowledge nothing.
+    /// The [`peers::quorum`] of this leader's own group.
     pub fn quorum(&self, config: &Config) -> usize {
-        match config.sync_followers {
-            0 => 0,
-            sync => self.known.addresses().count().saturating_sub(sync),
-        }
+        peers::quorum(self.known.addresses().count(), config.sync_followers)
     }
 
     /// The followers of this reign that are gone, and why.

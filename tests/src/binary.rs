@@ -1,7 +1,8 @@
 //! Where the binaries under test are.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// The farkeep binary: what `FARKEEP_BIN` names, else the one of the running test's own target directory and profile, brought
@@ -16,6 +17,11 @@ pub fn farkeep() -> &'static Path {
         }
         None => build(),
     })
+}
+
+/// Runs farkeep with these arguments until it ends.
+pub fn run_farkeep<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Output {
+    Command::new(farkeep()).args(args).stdin(Stdio::null()).output().expect("farkeep can be started")
 }
 
 /// Debian's redis-server.

@@ -10,7 +10,7 @@ use farkeep_tests::{ServerBuilder, binary, wait};
 
 /// Runs farkeep with these arguments until it ends.
 fn farkeep(args: &[&str]) -> Output {
-    Command::new(binary::farkeep()).args(args).stdin(Stdio::null()).output().expect("farkeep can be started")
+    binary::run_farkeep(args)
 }
 
 fn text(bytes: &[u8]) -> String {

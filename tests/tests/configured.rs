@@ -3,7 +3,7 @@
 use farkeep_tests::group::{fail_over, known_peers, wait_for_followers};
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
 use farkeep_tests::server::scratch_dir;
-use farkeep_tests::{Pair, Server, ServerBuilder, wait};
+use farkeep_tests::{Pair, Server, ServerBuilder, binary, wait};
 
 /// So many nodes without configuration files, the first of which is started as the leader, and has handed over to the second.
 #[track_caller]
@@ -117,12 +117,8 @@ fn position(node: &Server) -> [u64; 2] {
 /// Has the command line promote whoever of these holds the most. Says whether it has, and what it prints.
 #[track_caller]
 fn fail_over_among(nodes: &[&Server]) -> (bool, String) {
-    let mut command = std::process::Command::new(farkeep_tests::binary::farkeep());
-    command.args(["failover", "--force"]);
-    for node in nodes {
-        command.args(["--node", &format!("127.0.0.1:{}", node.port())]);
-    }
-    let output = command.output().expect("farkeep can be started");
+    let nodes = nodes.iter().map(|node| format!("--node=127.0.0.1:{}", node.port()));
+    let output = binary::run_farkeep(["failover", "--force"].map(String::from).into_iter().chain(nodes));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     (output.status.success(), said)
 }

@@ -13,9 +13,8 @@ const WRITERS: u64 = 4;
 
 /// Runs farkeep with these arguments until it ends.
 fn farkeep(args: &str, node: &Server) -> Output {
-    let mut command = Command::new(binary::farkeep());
-    command.args(args.split(' ')).args(["--node", &format!("127.0.0.1:{}", node.port())]);
-    command.stdin(Stdio::null()).output().expect("farkeep can be started")
+    let node = format!("127.0.0.1:{}", node.port());
+    binary::run_farkeep(args.split(' ').chain(["--node", &node]))
 }
 
 #[track_caller]

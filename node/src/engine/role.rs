@@ -254,7 +254,7 @@ impl Engine {
         if reign.beginning() != Beginning::Contested {
             return 0;
         }
-        let quorum = peers::quorum(&config.pool).max(known);
+        let quorum = peers::remembered_quorum(&config.pool).max(known);
         if quorum > config.sync_followers {
             tracing::warn!(
                 followed = %self.pool.log().state().followed,

@@ -4,7 +4,7 @@
 //! never persisted), heaps, logs, replayers, the leader's and the follower's state machine, the tcp fabric's two ends
 //! and the simulated one-sided fabric. Simulated are the wires between them, the clock, the clients and the operator,
 //! who restarts what has crashed and now and then promotes the most advanced follower, also while the old leader is
-//! still alive somewhere.
+//! still alive somewhere. Others may come up as leaders that nobody has promoted, and be followed.
 //!
 //! A seed decides everything: the size of the group, its configuration, each transaction's bytes, when what arrives, what
 //! breaks, which cache lines survive. After each step the [`oracle`] holds every node against the invariants. A run that
