@@ -235,7 +235,6 @@ impl Node {
             (0..config.io_threads.max(1)).map(|_| WorkerHandle::new()).collect::<io::Result<Vec<_>>>()?;
         let unix_ms = unix_ms();
         let image_on_disk = !engine.pool().image().persistence().by_instructions();
-        let committed = engine.committed();
         let image = Arc::clone(engine.pool().image());
         let node = Self {
             image,
@@ -272,7 +271,6 @@ impl Node {
             started: Instant::now(),
             pause: Pause::default(),
         };
-        node.marks.committed.store(committed.get(), Ordering::Release);
         node.install(opened);
         Ok(node)
     }
@@ -284,6 +282,7 @@ impl Node {
 
     /// Puts in place what a new role needs outside the engine.
     pub fn install(&self, opened: Opened) {
+        self.marks.committed.store(opened.committed.get(), Ordering::Release);
         if let Some(replayer) = &opened.replayer {
             self.marks.publish(replayer.applied(), replayer.checkpoint_lsn());
         }

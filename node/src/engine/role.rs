@@ -323,7 +323,7 @@ impl Engine {
             scrubbed_ms: 0,
             read_back_to: None,
         }));
-        Ok(Opened { replayer: Some(replayer), followership: None })
+        Ok(Opened { committed: self.committed, replayer: Some(replayer), followership: None })
     }
 
     fn open_as_follower(&mut self, config: &Config, leader: LeaderAddress) -> Result<Opened> {
@@ -391,7 +391,7 @@ impl Engine {
             basis: None,
             speaker: None,
         };
-        Ok(Opened { replayer, followership: Some(followership) })
+        Ok(Opened { committed: self.committed, replayer, followership: Some(followership) })
     }
 
     fn identity(&self) -> Identity {
@@ -474,7 +474,6 @@ impl Engine {
             }
         };
         let epoch = self.pool.log().history().epoch();
-        node.marks.committed.store(self.committed.get(), Ordering::Release);
         node.install(opened);
         node.update_config(|config| config.replicaof = None);
         node.has_been_promoted.store(true, Ordering::Release);
@@ -804,6 +803,8 @@ fn open_keystore(view: &View, config: &Config) -> Result<Option<Keystore>> {
 /// What a new role needs outside the engine.
 #[derive(Debug)]
 pub struct Opened {
+    /// `committed_lsn`: a leader's image is carried up to there from the start, whether or not anything is written.
+    pub committed: Lsn,
     /// Carries the image along.
     pub replayer: Option<Replayer>,
     /// A follower's state.
