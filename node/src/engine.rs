@@ -34,7 +34,7 @@ use crate::worker::poll::Poll;
 use handover::HandingOver;
 
 pub use access::Access;
-pub use handover::{Handover, Order, Succession};
+pub use handover::{Handover, Order, Succession, rewrite_config};
 use muster::Muster;
 pub use report::RoleReport;
 use role::{Leading, Role};

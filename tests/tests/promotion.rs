@@ -8,6 +8,7 @@ use farkeep_tests::group::{
     Group, fail_over, known_peers, promote_in_a_transaction, role, wait_for_followers,
 };
 use farkeep_tests::pair::{expect_link_trouble, wait_for_link};
+use farkeep_tests::sentinel::config_says;
 use farkeep_tests::server::free_port;
 use farkeep_tests::{Pair, Server, ServerBuilder, Value, http, wait};
 
@@ -342,6 +343,28 @@ fn a_dismissal_counts_for_its_own_coming_only() {
     client.expect_ok("REPLICAOF 127.0.0.1 1");
     assert_eq!((client.words("FARKEEP.DISMISS 3"), follows()), (Value::Int(0), "1".to_owned()));
     assert!(client.words("FARKEEP.DISMISS x").is_error("ERR value is not an integer"));
+}
+
+/// Nobody sends it back then. Whom it follows for as long as a promotion may take is not whom it is configured to follow.
+#[test]
+fn who_came_to_a_promotion_and_is_restarted_follows_the_leader_that_it_had() {
+    let mut group = Group::start(2).0;
+    let [former, asker, newcomer] = [0, 1, 2].map(|at| group[at].port().to_string());
+    let peers = group[2].info("farkeep", "farkeep_peers");
+    group[0].kill();
+    let came = group[2].client().words(&format!("FARKEEP.MUSTER 127.0.0.1 {asker} 0 00000000000000ff"));
+    assert!(came.error().is_none(), "{came:?}");
+    assert_eq!(group[2].info("replication", "master_port"), asker);
+    group[2].kill();
+    group[2].restart();
+    assert_eq!(group[2].info("replication", "master_port"), former);
+    assert_eq!(group[2].info("farkeep", "farkeep_peers"), peers);
+    wait::until("the promotion", || promote_in_a_transaction(&group[2]).error().is_none());
+    // Of the one that it has called the leader is now its own.
+    wait::until("the other one's configuration", || {
+        config_says(&group[1], &format!("replicaof 127.0.0.1 {newcomer}"))
+    });
+    wait_for_link(&group[2], &group[1]);
 }
 
 /// What came of its promotion nobody asks for any more.

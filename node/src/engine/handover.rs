@@ -527,7 +527,7 @@ impl Leading {
 }
 
 /// Sentinel rewrites the files of those that it tells what to be. Here nobody else does.
-pub(super) fn rewrite_config(node: &Node) {
+pub fn rewrite_config(node: &Node) {
     if let Some(path) = &node.config_file
         && let Err(error) = config::rewrite(&node.config(), path)
     {

@@ -143,7 +143,8 @@ impl Engine {
     }
 
     /// FARKEEP.MUSTER: a peer is about to be promoted. This node leaves its leader for good, says what it holds, and follows the
-    /// peer.
+    /// peer. Its configuration file goes on naming the leader that it had until the peer leads: nobody dismisses a node that was
+    /// restarted.
     ///
     /// # Errors
     /// When it does not follow, or cannot be taken away from its leader.
@@ -175,7 +176,6 @@ impl Engine {
         if let Some(follows) = &mut *node.followership() {
             follows.coming = from.map(|from| Coming { number: self.comings, from });
         }
-        rewrite_config(node);
         Ok(holdings)
     }
 

@@ -18,6 +18,7 @@ use farkeep_proto::window::TailCell;
 
 use super::Link;
 use super::connect::{connect, request};
+use crate::engine::rewrite_config;
 use crate::node::{Node, OpenWindow};
 use crate::rdma;
 
@@ -149,14 +150,19 @@ impl Link {
             }
             other @ FabricKind::Sim => bail!("this build has no {other} fabric"),
         });
-        let mut no_better = String::new();
+        let (mut no_better, mut came) = (String::new(), false);
         if let Some(follows) = &mut *self.node.followership() {
             follows.down_reason.clear();
-            follows.coming = None;
+            came = follows.coming.take().is_some();
             follows.basis = basis;
             no_better = follows.machine.standing().fabric_reason;
         }
-        self.engine()?.note_link(&self.node);
+        let mut engine = self.engine()?;
+        engine.note_link(&self.node);
+        if came {
+            rewrite_config(&self.node);
+        }
+        drop(engine);
         self.complaints.forget();
         tracing::info!(
             leader = %self.name(),
