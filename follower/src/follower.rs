@@ -308,6 +308,11 @@ impl Follower {
         matches!(self.state, State::Detached)
     }
 
+    /// Takes over a changed configuration. What the leader is told of it, it is told at the next attempt to join.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// The control channel is open.
     pub fn connected(&mut self, now_ms: u64) -> Vec<Action> {
         if !matches!(self.state, State::Connecting { .. }) {

@@ -9,6 +9,10 @@ use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
 use farkeep_proto::redo::HEADER_LEN;
 
+/// What is left to an operator whose follower holds records that its leader lacks.
+const TO_DECIDE: &str =
+    "have that node lead that holds the most, or give the follower's records up (replace-dataset yes on it)";
+
 /// What the decision needs to know of the leader.
 #[derive(Debug)]
 pub(crate) struct Ours<'a> {
@@ -125,7 +129,7 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
             RefuseReason::StaleLeader,
             format!(
                 "the follower has followed epoch {followed} and holds records up to LSN {durable} that this leader of epoch \
-                 {} does not have (common up to {common}): this leader has been superseded{or_older}",
+                 {} does not have (common up to {common}): this leader has been superseded{or_older}; {TO_DECIDE}",
                 Epoch::new(epoch),
             ),
         );
@@ -136,8 +140,7 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
             RefuseReason::StaleLeader,
             format!(
                 "the follower holds records up to LSN {durable} that this leader of epoch {} does not have (common up to \
-                 {common}), and {why}: have that node lead that holds the most, or give the follower's records up \
-                 (replace-dataset yes on it)",
+                 {common}), and {why}; {TO_DECIDE}",
                 Epoch::new(epoch),
             ),
         );

@@ -443,12 +443,15 @@ impl Engine {
     }
 
     /// Takes over a changed configuration.
-    pub fn reconfigure(&mut self, config: &Config) {
+    pub fn reconfigure(&mut self, node: &Node, config: &Config) {
         if let Some(ks) = &mut self.keystore {
             ks.limits = limits(config);
         }
         if let Role::Leader(leading) = &mut self.role {
             leading.machine.set_config(leader_config(config));
+        }
+        if let Some(follows) = &mut *node.followership() {
+            follows.machine.set_config(follower_config(config));
         }
     }
 
@@ -501,6 +504,19 @@ fn leader_config(config: &Config) -> farkeep_leader::Config {
         good_followers: config.good_replicas_to_write(),
         good_silence_s: config.min_replicas_max_lag_s,
         ..farkeep_leader::Config::default()
+    }
+}
+
+/// What a follower's state machine needs to know of the configuration.
+fn follower_config(config: &Config) -> farkeep_follower::Config {
+    farkeep_follower::Config {
+        listening_port: match config.replica_announce_port {
+            0 => config.port,
+            port => port,
+        },
+        announce_address: config.replica_announce_ip.clone().unwrap_or_default(),
+        replace_dataset: config.replace_dataset,
+        ..farkeep_follower::Config::default()
     }
 }
 

@@ -168,6 +168,21 @@ fn a_replica_that_was_promoted_and_has_taken_no_write_follows_again() {
     }
 }
 
+/// Nobody can tell any more whether what it began counts for others, so it is the operator who gives that up, while the node runs.
+#[test]
+fn who_was_promoted_by_mistake_and_restarted_joins_again_when_it_is_told_to_give_its_reign_up() {
+    let mut group = Group::start(2).0;
+    group[1].client().expect_ok("REPLICAOF NO ONE");
+    group[1].kill();
+    group[1].restart();
+    wait::until("it to be refused, and told what to do", || {
+        let why = group[1].info("farkeep", "farkeep_link_down_reason");
+        why.contains("has been superseded") && why.contains("replace-dataset yes")
+    });
+    group[1].client().expect_ok("CONFIG SET replace-dataset yes");
+    wait_for_link(&group[0], &group[1]);
+}
+
 #[test]
 fn a_promotion_that_fails_leaves_the_follower_that_it_was() {
     let mut pair = Pair::start().expect_link_trouble();

@@ -66,7 +66,7 @@ fn config_set(call: &mut Call<'_>, argv: &[&[u8]]) -> Flow {
             if changed.names.contains(&"loglevel") {
                 crate::cli::log::set_level(&config.loglevel.to_string());
             }
-            call.engine.reconfigure(&config);
+            call.engine.reconfigure(call.node, &config);
             ok(call)
         }
     }

@@ -25,7 +25,7 @@ use farkeep_leader::{Leader, LocalWatermarks, Start};
 use farkeep_proto::control::FabricOffer;
 use farkeep_proto::redo::FORMAT_VERSION;
 
-use super::{Counters, Engine, TAIL_DELAY_MS, leader_config, limits};
+use super::{Counters, Engine, TAIL_DELAY_MS, follower_config, leader_config, limits};
 use crate::config::{Config, FabricChoice};
 use crate::events::Level;
 use crate::link::Followership;
@@ -352,16 +352,7 @@ impl Engine {
             FabricChoice::Rdma => Vec::new(),
         };
         let machine = Follower::new(
-            follower::Config {
-                listening_port: if config.replica_announce_port == 0 {
-                    config.port
-                } else {
-                    config.replica_announce_port
-                },
-                announce_address: config.replica_announce_ip.clone().unwrap_or_default(),
-                replace_dataset: config.replace_dataset,
-                ..follower::Config::default()
-            },
+            follower_config(config),
             self.identity(),
             fabrics,
             follower::Holdings {
