@@ -7,7 +7,6 @@ use farkeep_core::log::{self, Beginning, Claim, EpochHistory, Geometry, Promise}
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_fabric::{FabricKind, Identity, history};
 use farkeep_proto::control::{Hello, PROTOCOL_VERSION, Refuse, RefuseReason, Reign};
-use farkeep_proto::redo::HEADER_LEN;
 
 /// What is left to an operator whose follower holds records that its leader lacks.
 const TO_DECIDE: &str =
@@ -106,9 +105,7 @@ pub(crate) fn decide(ours: &Ours<'_>, hello: &Hello, sync_asked_for: bool) -> De
     // Idle reigns are nobody's: a leader that was ended before enough followers came has nothing to lose.
     let counted = theirs.standing(&geometry, theirs.epoch(), durable).1;
     // Nor has one that was promoted and took no write, where a commit says nothing of what others hold.
-    let has_only_begun = !ours.waits
-        && last.is_some_and(|reign| reign.start_lsn == common.get())
-        && durable == common + HEADER_LEN as u64;
+    let has_only_begun = !ours.waits && theirs.has_only_begun(&geometry, common, durable);
     let has_nothing_to_lose = counted <= common || has_only_begun || hello.replace_dataset;
     // Who has nothing to lose may help to settle a reign, and is then one of those who know of it.
     let beside = if has_nothing_to_lose { asked_for(ours) } else { undisputed(ours, &geometry) };

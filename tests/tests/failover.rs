@@ -84,6 +84,20 @@ fn the_other_follower_goes_along_to_the_new_leader_and_everybody_keeps_its_place
     ledger.assert_kept_by("the leader", &mut group.0[leader].client());
 }
 
+/// Whom it has followed has been restarted meanwhile, and knows from its log alone that it has led.
+#[test]
+fn a_follower_that_has_missed_a_failover_is_told_whom_to_follow_even_after_a_restart() {
+    let mut group = Group::start(2).0;
+    group[2].freeze();
+    fail_over(&group[0], &group[1]);
+    group[0].kill();
+    group[0].restart();
+    wait_for_link(&group[1], &group[0]);
+    group[2].thaw();
+    wait_for_link(&group[1], &group[2]);
+    assert_eq!(group[2].info("replication", "master_port"), group[1].port().to_string());
+}
+
 #[test]
 fn a_failover_to_a_follower_that_stands_still_times_out_and_writes_go_on() {
     let group = Group::start(2);

@@ -165,6 +165,19 @@ fn a_replica_that_was_promoted_and_has_taken_no_write_follows_again() {
             replica.client().expect_ok(&format!("REPLICAOF {address}"));
             wait_for_link(&leader, &replica);
         }
+        // More than once before it is back, and as what it is restarted as meanwhile.
+        leader.client().expect_ok("SET key last");
+        for elsewhere in [true, true, false] {
+            replica.client().expect_ok("REPLICAOF NO ONE");
+            if elsewhere {
+                replica.client().expect_ok("REPLICAOF 127.0.0.1 1");
+            }
+        }
+        replica.kill();
+        replica.lead();
+        replica.restart();
+        replica.client().expect_ok(&format!("REPLICAOF {address}"));
+        wait_for_link(&leader, &replica);
     }
 }
 

@@ -161,6 +161,23 @@ impl EpochHistory {
         (epoch, end)
     }
 
+    /// Whether a log with this history that ends at `end` holds nothing behind `from` but the records that reigns begin with: the first one,
+    /// and the second one of those that nobody was promoted to. None of them stores anything.
+    pub fn has_only_begun(&self, geometry: &Geometry, from: Lsn, end: Lsn) -> bool {
+        let mut end = end;
+        for reign in self.reigns.iter().rev() {
+            if end <= from {
+                break;
+            }
+            let records = if reign.beginning() == Beginning::Promoted { 1 } else { 2 };
+            if reign.start < from || end > geometry.record_start(reign.start) + records * HEADER_LEN as u64 {
+                return false;
+            }
+            end = end.min(reign.start);
+        }
+        end <= from
+    }
+
     /// The last position up to which two logs of the same dataset, which end at `end` and `other_end`, hold the same
     /// bytes. `None` if too much has been forgotten to tell.
     pub fn common_point(&self, end: Lsn, other: &EpochHistory, other_end: Lsn) -> Option<Lsn> {
@@ -271,5 +288,32 @@ mod tests {
         // The first record of a reign does not fit into the segment any more.
         assert_eq!(of(&[(1, Promoted, 0), (6, Promoted, 1000), (7, Resumed, 4080)], 7, 4128), (6, 4080));
         assert_eq!(of(&[], 0, 0), (0, 0));
+    }
+
+    #[test]
+    fn a_log_has_only_begun_if_reigns_stored_nothing() {
+        use Beginning::{Contested, Promoted, Resumed};
+        let geometry = Geometry::new(8 * 4096, 4096).unwrap();
+        let reigns = [
+            (1, Promoted, 0),
+            (6, Promoted, 1000),
+            (7, Resumed, 1032),
+            (8, Contested, 1096),
+            (9, Promoted, 1128),
+        ];
+        let reign = |&(epoch, how, start): &(u32, Beginning, u64)| Reign {
+            epoch: Epoch::new(epoch),
+            replid: Replid([0xff; 20]).beginning(how),
+            start: Lsn::new(start),
+        };
+        let history = EpochHistory::new(reigns.iter().map(reign).collect()).unwrap();
+        let has_only_begun =
+            |from: u64, end: u64| history.has_only_begun(&geometry, Lsn::new(from), Lsn::new(end));
+        assert!(has_only_begun(1000, 1160));
+        assert!(has_only_begun(1032, 1096));
+        assert!(!has_only_begun(1000, 1168), "a promoted leader's second record");
+        assert!(!has_only_begun(990, 1160), "records of the reign before");
+        assert!(has_only_begun(1160, 1160) && has_only_begun(1200, 1160), "nothing at all");
+        assert!(!EpochHistory::default().has_only_begun(&geometry, Lsn::new(0), Lsn::new(32)));
     }
 }

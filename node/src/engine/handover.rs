@@ -29,6 +29,8 @@ use farkeep_core::heap::RedoSink;
 use farkeep_core::log::{Claim, Promise};
 use farkeep_core::lsn::{Epoch, Lsn};
 use farkeep_core::recover;
+use farkeep_fabric::history;
+use farkeep_follower::Link;
 use farkeep_leader::{FollowerEntry, FollowerId, FollowerState};
 use farkeep_proto::control::{self, Body, HandoverStep, Hello};
 
@@ -444,14 +446,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Whom a follower of this node should follow instead, if it has missed that the leader has moved. The log of one that has not knows
-    /// a later reign: it comes because it was told to. And a node that is about to be promoted has no leader any more.
+    /// Whom a follower of this node should follow instead, if it has missed that the leader has moved: this node was told so, or the last
+    /// reign that the follower knows has ended, and this node follows in a later one. Who knows that one comes because it was told to.
+    /// And a node that is about to be promoted has no leader any more.
     pub fn moved_to(&self, node: &Node, hello: &Hello) -> Option<LeaderAddress> {
-        let ended = self.moved?;
-        let seen = hello.history.last().map_or(0, |reign| reign.epoch);
+        let theirs = history::from_message(&hello.history)?;
+        let ours = self.pool.log().history();
         let guard = node.followership();
-        let follows = guard.as_ref().filter(|follows| Epoch::new(seen) <= ended && !follows.fenced)?;
-        Some(follows.leader.clone())
+        let follows = guard.as_ref().filter(|follows| !follows.fenced)?;
+        let has_ended = |reign| ours.current() != Some(reign) && ours.reigns().contains(reign);
+        let is_behind = follows.machine.link() == Link::Following && theirs.current().is_some_and(has_ended);
+        let was_told = self.moved.is_some_and(|ended| theirs.epoch() <= ended);
+        (was_told || is_behind).then(|| follows.leader.clone())
     }
 
     /// The leader has moved: this node follows the new one.
