@@ -71,9 +71,9 @@ const PROMOTED: u32 = 0x8000;
 ///
 /// The upper 16 bits count promotions and the lower 16 the restarts of the node that was promoted. A leader that restarts
 /// begins a new reign without asking anybody, and must not outrank a node that others have been fenced for meanwhile
-/// by doing so: only a promotion, which knows what enough other nodes have promised, goes to the next count. Nor must a leader that
-/// takes a follower in which has promised to such a promotion: so the one who is promoted begins in the upper half of the restarts
-/// ([`Epoch::of_the_promoted`]), and who only goes on above the promise stays in the lower one.
+/// by doing so: only a promotion, which knows what enough other nodes have promised, goes to the next count. So does a leader that takes in a follower
+/// which has promised to a promotion; it has to ask as many others before its reign counts. The one who is promoted begins in the upper half of the
+/// restarts ([`Epoch::of_the_promoted`]), and who goes on above somebody's promise in the lower one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(u32);
 

@@ -337,7 +337,11 @@ fn begin_reign(
     options: &LeaderOptions,
 ) -> Result<Reign, RecoverError> {
     let state = log.state();
-    let epoch = state.history.epoch().max(state.promised.epoch).next().max(options.promise.epoch);
+    let (reigned, promised) = (state.history.epoch(), state.promised.epoch);
+    // What was promised to another promotion is that one's number, and whoever leads by it knows nothing of this reign.
+    let is_anothers = !options.promoted && promised.promotions() > reigned.promotions();
+    let above = if is_anothers { promised.next_promotion() } else { reigned.max(promised) };
+    let epoch = above.next().max(options.promise.epoch);
     // The number's, whoever it is that has it: only who is promoted claims one for himself.
     let current = state.history.current().map(Promise::to);
     let known = [Some(options.promise), Some(state.promised), current];

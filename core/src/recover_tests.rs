@@ -330,12 +330,12 @@ fn a_log_is_cut_only_between_transactions_and_not_before_the_checkpoint() {
     ] {
         assert!(matches!(promise(pool.log(), other), Err(RecoverError::StaleEpoch { .. })), "{other:?}");
     }
-    // Nobody has promoted it: it begins no number, but goes on with that which it knows.
-    let mut reigns = vec![lead(&pool, 3).reign];
-    reigns.push(lead(&pool, 4).reign);
-    let (first, claims) = (promised.epoch.next(), [promised.claim; 2]);
-    assert_eq!([0, 1].map(|at: usize| reigns[at].epoch), [first, first.next()]);
-    assert_eq!([0, 1].map(|at: usize| reigns[at].replid.claim()), claims);
+    // The number that it has promised to is another node's, who may lead by it: it takes the next one, and keeps that.
+    let reigns = [3, 4].map(|tag| lead(&pool, tag).reign);
+    let first = promised.epoch.next_promotion().next();
+    assert_eq!(reigns.map(|reign| reign.epoch), [first, first.next()]);
+    assert_ne!(reigns[0].replid.claim(), promised.claim);
+    assert_eq!(reigns[0].replid.claim(), reigns[1].replid.claim());
 }
 
 #[test]

@@ -26,6 +26,10 @@ fn led_by_another_than_configured<const COUNT: usize>() -> [Server; COUNT] {
         let mut followers = nodes.iter().enumerate().filter(|(index, _)| *index != 1);
         followers.all(|(_, node)| known_peers(node) == COUNT - 1)
     });
+    wait::until("everybody to hold the new leader's log", || {
+        let durable = |node: &Server| node.info("farkeep", "farkeep_durable_lsn");
+        nodes.iter().all(|node| durable(node) == durable(&nodes[1]))
+    });
     nodes
 }
 

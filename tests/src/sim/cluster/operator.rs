@@ -252,9 +252,9 @@ impl Cluster {
         let is_refused = |promised: &Promise| promised.epoch >= reign.epoch || !promised.admits(reign);
         let refused = self.nodes.iter().filter_map(promised).filter(is_refused);
         if let Some(highest) = refused.max_by_key(|promised| promised.epoch) {
-            let is_twin =
-                highest.epoch.promotions() == reign.epoch.promotions() && highest.claim != reign.claim;
-            let above = if !is_twin && highest.epoch >= reign.epoch {
+            let is_own =
+                highest.epoch.promotions() == reign.epoch.promotions() && highest.claim == reign.claim;
+            let above = if is_own && highest.epoch >= reign.epoch {
                 highest
             } else {
                 Promise { epoch: highest.epoch.next_promotion(), claim: Claim::NONE }
