@@ -46,8 +46,10 @@ pub enum RecoverError {
         "the pool holds nothing of the dataset whose leader it has followed; it can only go on following"
     )]
     Empty,
-    /// The log is known to have held more than can be read.
-    #[error("the log is damaged at LSN {end}: a later record says that it was committed up to {committed}")]
+    /// Records are missing, because the log is damaged or, where this node has followed, because they have not arrived before later ones did.
+    #[error(
+        "records are missing from the log at LSN {end}: a later one says that it was committed up to {committed}"
+    )]
     Damaged {
         /// Where validation stops.
         end: Lsn,
