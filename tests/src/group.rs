@@ -14,8 +14,13 @@ impl Group {
     /// A leader that wants one follower per write, and so many followers.
     #[track_caller]
     pub fn start(followers: usize) -> Self {
-        let node =
-            || ServerBuilder::farkeep().with_config_file().args("--sync-followers 1 --commit-timeout 60000");
+        Self::start_with(followers, "--sync-followers 1 --commit-timeout 60000")
+    }
+
+    /// A leader with these directives and so many followers.
+    #[track_caller]
+    pub fn start_with(followers: usize, directives: &str) -> Self {
+        let node = || ServerBuilder::farkeep().with_config_file().args(directives);
         let leader = node().start();
         let mut nodes = vec![leader];
         for _ in 0..followers {
