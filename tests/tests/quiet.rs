@@ -133,8 +133,11 @@ impl Quiet {
                 self.nodes[follower].thaw();
             }
             Order::Resync => {
-                let port = self.nodes[follower].port();
-                self.nodes[leader].client().words(&format!("FARKEEP RESYNC 127.0.0.1 {port}"));
+                // Once the others hold what was written last.
+                let resync = format!("FARKEEP RESYNC 127.0.0.1 {}", self.nodes[follower].port());
+                wait::until("the resync to begin", || {
+                    self.nodes[leader].client().words(&resync).error().is_none()
+                });
             }
         }
     }
@@ -157,8 +160,8 @@ impl Quiet {
     /// Everybody follows the leader, and has applied what it has committed.
     fn is_together(&self) -> bool {
         let leader = &self.nodes[self.leader];
-        let ports = (0..8).map(|at| leader.info("replication", &format!("slave{at}")));
-        let online = ports.filter(|slave| slave.contains("state=online")).count();
+        let slaves = (0..8).map(|at| leader.info("replication", &format!("slave{at}")));
+        let online = slaves.filter(|slave| slave.contains("state=online")).count();
         let committed = leader.info("farkeep", "farkeep_committed_lsn");
         let is_one_of_its = |node: &&Server| {
             let info = |section, field| node.info(section, field);

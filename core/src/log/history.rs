@@ -90,8 +90,12 @@ impl Reign {
     /// begins a reign at each start, of a higher number than the one in which others may go on. The second record is written when as many
     /// followers have joined as it takes to lead, which is the first phase of Paxos.
     pub fn is_idle(&self, geometry: &Geometry, end: Lsn) -> bool {
-        self.beginning() != Beginning::Promoted
-            && end <= geometry.record_start(self.start) + HEADER_LEN as u64
+        self.beginning() != Beginning::Promoted && self.holds_at_most(1, geometry, end)
+    }
+
+    /// Whether it has no more than so many records that store nothing, in a log that ends at `end`.
+    fn holds_at_most(&self, records: u64, geometry: &Geometry, end: Lsn) -> bool {
+        end <= geometry.record_start(self.start) + records * HEADER_LEN as u64
     }
 }
 
@@ -170,7 +174,7 @@ impl EpochHistory {
                 break;
             }
             let records = if reign.beginning() == Beginning::Promoted { 1 } else { 2 };
-            if reign.start < from || end > geometry.record_start(reign.start) + records * HEADER_LEN as u64 {
+            if reign.start < from || !reign.holds_at_most(records, geometry, end) {
                 return false;
             }
             end = end.min(reign.start);
@@ -202,6 +206,15 @@ mod tests {
         let reign = |&(epoch, replid, start): &(u32, u8, u64)| Reign {
             epoch: Epoch::new(epoch),
             replid: Replid([replid; 20]),
+            start: Lsn::new(start),
+        };
+        EpochHistory::new(reigns.iter().map(reign).collect()).unwrap()
+    }
+
+    fn begun(reigns: &[(u32, Beginning, u64)]) -> EpochHistory {
+        let reign = |&(epoch, how, start): &(u32, Beginning, u64)| Reign {
+            epoch: Epoch::new(epoch),
+            replid: Replid([0xff; 20]).beginning(how),
             start: Lsn::new(start),
         };
         EpochHistory::new(reigns.iter().map(reign).collect()).unwrap()
@@ -263,13 +276,7 @@ mod tests {
     fn idle_reigns_make_a_log_no_more_advanced() {
         let geometry = Geometry::new(8 * 4096, 4096).unwrap();
         let of = |reigns: &[(u32, Beginning, u64)], last: u32, end: u64| {
-            let reign = |&(epoch, how, start): &(u32, Beginning, u64)| Reign {
-                epoch: Epoch::new(epoch),
-                replid: Replid([0xff; 20]).beginning(how),
-                start: Lsn::new(start),
-            };
-            let history = EpochHistory::new(reigns.iter().map(reign).collect()).unwrap();
-            let (epoch, end) = history.standing(&geometry, Epoch::new(last), Lsn::new(end));
+            let (epoch, end) = begun(reigns).standing(&geometry, Epoch::new(last), Lsn::new(end));
             (epoch.get(), end.get())
         };
         use Beginning::{Contested, Promoted, Resumed};
@@ -294,19 +301,13 @@ mod tests {
     fn a_log_has_only_begun_if_reigns_stored_nothing() {
         use Beginning::{Contested, Promoted, Resumed};
         let geometry = Geometry::new(8 * 4096, 4096).unwrap();
-        let reigns = [
+        let history = begun(&[
             (1, Promoted, 0),
             (6, Promoted, 1000),
             (7, Resumed, 1032),
             (8, Contested, 1096),
             (9, Promoted, 1128),
-        ];
-        let reign = |&(epoch, how, start): &(u32, Beginning, u64)| Reign {
-            epoch: Epoch::new(epoch),
-            replid: Replid([0xff; 20]).beginning(how),
-            start: Lsn::new(start),
-        };
-        let history = EpochHistory::new(reigns.iter().map(reign).collect()).unwrap();
+        ]);
         let has_only_begun =
             |from: u64, end: u64| history.has_only_begun(&geometry, Lsn::new(from), Lsn::new(end));
         assert!(has_only_begun(1000, 1160));
